@@ -1,0 +1,122 @@
+//! `vianet lab-hook`: what the lab's node daemons run as their hooks.
+
+use super::layout::{Engine, Lab, NodeName, Part};
+use super::process::{Life, write_atomically};
+use super::{embedded, postgres};
+use crate::failure::Outcome;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// A hook of the lab's node daemons (not run by hand).
+#[derive(clap::Args)]
+pub struct Args {
+    /// Which.
+    #[arg(value_enum)]
+    hook: Hook,
+    /// The lab.
+    #[arg(long)]
+    dir: PathBuf,
+    /// On which node.
+    #[arg(long, value_enum)]
+    node: NodeName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Hook {
+    Fence,
+    Promote,
+    Demote,
+    Health,
+}
+
+/// Runs the hook.
+pub fn run(args: Args) -> Outcome {
+    let lab = Lab::open(&args.dir)?;
+    let node = args.node;
+    match (args.hook, lab.meta.engine) {
+        (Hook::Fence, Engine::PostgresShared) => fence_sessions(&lab, node),
+        (Hook::Fence, _) => fence(&lab, node),
+        (Hook::Promote, Engine::Embedded) => embedded::promote(&lab, node),
+        (Hook::Promote, Engine::Postgres) => postgres::promote(&lab, node),
+        (Hook::Demote, Engine::Embedded) => embedded::demote(&lab, node),
+        (Hook::Health, Engine::Embedded) => embedded::health(&lab, node),
+        (Hook::Health, Engine::Postgres) => postgres::health(&lab, node),
+        // The other node's fence hook stops a PostgreSQL primary; a shared one goes on.
+        (Hook::Demote | Hook::Promote | Hook::Health, _) => Ok(()),
+    }
+}
+
+/// Kills the SQL server of the other node: running, frozen or halfway through a write, it writes no more.
+fn fence(lab: &Lab, node: NodeName) -> Outcome {
+    let other = node.other();
+    if lab.meta.engine == Engine::Postgres {
+        postgres::check_promotable(lab, node)?;
+    }
+    let Some(process) = lab.process(other, Part::Server) else {
+        return Ok(());
+    };
+    let life = process.life();
+    process.kill()?;
+    if life != Life::Dead {
+        Fenced::write(lab, node)?;
+    }
+    println!("fenced {}: its SQL server was {life:?}", other.name());
+    Ok(())
+}
+
+/// Ends what the other node's relay has open at the shared SQL server. A node that runs, or is dead, needs no word about
+/// it: the first knows, the second begins anew.
+fn fence_sessions(lab: &Lab, node: NodeName) -> Outcome {
+    let other = node.other();
+    postgres::end_sessions_of(lab, other)?;
+    if lab.life(other, Part::Daemon) == Life::Frozen {
+        Fenced::write(lab, node)?;
+    }
+    Ok(())
+}
+
+/// Who fenced a node, and when.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Fenced {
+    /// The node that took over.
+    pub by: String,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl Fenced {
+    /// The note about `node`, where it was fenced and not started since.
+    pub fn of(lab: &Lab, node: NodeName) -> Option<Self> {
+        let text = std::fs::read(lab.fenced_file(node)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Notes that `by` fenced the other node now.
+    fn write(lab: &Lab, by: NodeName) -> Outcome {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let note = Self {
+            by: by.name().into(),
+            at_ms: now.as_millis() as u64,
+        };
+        let text = serde_json::to_string(&note).expect("strings and numbers have a JSON form");
+        write_atomically(&lab.fenced_file(by.other()), &text)
+    }
+
+    /// What of a node is fenced: what the other one's hook has hit.
+    pub fn part(lab: &Lab) -> Part {
+        match lab.meta.engine {
+            Engine::PostgresShared => Part::Daemon,
+            Engine::Embedded | Engine::Postgres => Part::Server,
+        }
+    }
+
+    /// How long ago.
+    pub fn seconds_ago(&self) -> u64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        (now.as_millis() as u64).saturating_sub(self.at_ms) / 1000
+    }
+}

@@ -1,0 +1,167 @@
+//! `vianet lab`: a cluster of two nodes on this machine, to play with, for the demo, and for tests.
+
+mod account;
+mod config;
+mod down;
+mod embedded;
+pub mod hooks;
+pub mod layout;
+mod nodes;
+mod postgres;
+pub mod process;
+mod program;
+pub mod server;
+mod status;
+pub mod up;
+
+use crate::failure::{Failure, Outcome};
+use clap::Subcommand;
+use layout::{Engine, Lab, NodeName, Part, Subnet};
+use process::Interrupt;
+use std::path::PathBuf;
+
+pub use down::remove;
+
+/// A cluster to play with on this machine.
+///
+/// Two nodes, node-a (127.0.0.11) and node-b (127.0.0.12), each a node daemon with a SQL server. The cluster is called
+/// `lab`, the server name is `sales`; log in as role `app` with password `app` to database `app`. The embedded engine
+/// has a second name, `ledger`: one SQL statement a line in, one JSON answer a line out.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+NODE is node-a or node-b: its daemon together with its SQL server; --only narrows it to one of them.
+
+Where --dir is not given: $VIANET_LAB_DIR, else the directory of $VIANET_CONFIG, else the current directory.
+
+Examples:
+  vianet lab up --dir /tmp/lab --engine embedded
+  export VIANET_CONFIG=/tmp/lab/client.toml PGPASSWORD=app
+  vianet run -- psql -h sales.lab -U app
+  vianet lab kill node-a            node-b takes over
+  vianet lab status
+  vianet lab start node-a           node-a is back as the passive node
+  vianet lab down")]
+pub struct Args {
+    /// The lab's directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print one JSON object; a failure is one too, with `"ok": false`, and is still told on standard error.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a lab and write DIR/client.toml.
+    ///
+    /// Everything that is started is stopped by `vianet lab down`, also after a crash; Ctrl-C leaves nothing behind.
+    /// A second lab at the same time needs another --dir and another --subnet.
+    Up {
+        /// The SQL servers: `embedded` needs nothing installed; `postgres` is a PostgreSQL primary with a synchronous
+        /// standby; `postgres-shared` is one PostgreSQL behind both nodes, for quick takeovers.
+        #[arg(long, value_enum, default_value = "embedded")]
+        engine: Engine,
+        /// Addresses 127.0.N.11 and 127.0.N.12 in place of 127.0.0.11 and 127.0.0.12.
+        #[arg(long, default_value = "127.0.0", value_name = "127.0.N")]
+        subnet: Subnet,
+    },
+    /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
+    Status,
+    /// Kill a node at once (SIGKILL), as when its machine loses power.
+    Kill(Target),
+    /// Freeze a node (SIGSTOP), as when its machine hangs.
+    Freeze(Target),
+    /// Let a frozen node go on. If it was fenced meanwhile, says so, with exit status 3.
+    Thaw(Target),
+    /// Start what does not run of a node. A PostgreSQL that was lost is rebuilt from the other node's.
+    Start(Target),
+    /// Stop everything and remove what `lab up` made.
+    Down {
+        /// Leave the files (logs, data) to be read.
+        #[arg(long)]
+        keep: bool,
+    },
+}
+
+/// A node, or one part of it.
+#[derive(clap::Args)]
+struct Target {
+    /// Which node.
+    #[arg(value_enum, value_name = "NODE")]
+    node: NodeName,
+    /// Only its daemon, or only its SQL server.
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Option<Part>,
+}
+
+impl Target {
+    fn parts(&self) -> Vec<Part> {
+        self.only.map_or(Part::ALL.to_vec(), |part| vec![part])
+    }
+}
+
+/// Runs the subcommand.
+pub fn run(args: Args) -> Outcome {
+    // The status is printed whether or not it is a failure.
+    let json = args.json && !matches!(args.command, Command::Status);
+    let outcome = carry_out(args);
+    if let (Err(failure), true) = (&outcome, json) {
+        let text = failure.to_string();
+        println!("{}", serde_json::json!({"ok": false, "text": text}));
+    }
+    outcome
+}
+
+fn carry_out(args: Args) -> Outcome {
+    if let Command::Up { engine, subnet } = args.command {
+        let dir = args.dir.ok_or_else(|| {
+            Failure::refused("where? `vianet lab up --dir DIR`, for example --dir /tmp/lab")
+        })?;
+        let lab = up::up(&dir, engine, subnet, &Interrupt::install()?)?;
+        status::print_up(&lab, args.json);
+        return Ok(());
+    }
+    let lab = Lab::open(&directory(args.dir))?;
+    if let Command::Status = args.command {
+        return status::run(&lab, args.json);
+    }
+    let _lock = Lab::lock(&lab.dir)?;
+    let done = match args.command {
+        Command::Kill(target) => nodes::kill(&lab, target.node, &target.parts()),
+        Command::Freeze(target) => nodes::freeze(&lab, target.node, &target.parts()),
+        Command::Thaw(target) => nodes::thaw(&lab, target.node, &target.parts()),
+        Command::Start(target) => nodes::start(&lab, target.node, &target.parts()),
+        Command::Down { keep } => {
+            down::remove(&lab, keep)?;
+            Ok(format!("the lab in {} is stopped", lab.dir.display()))
+        }
+        Command::Up { .. } | Command::Status => unreachable!("handled above"),
+    }?;
+    match args.json {
+        true => println!("{}", serde_json::json!({"ok": true, "text": done})),
+        false => println!("{done}"),
+    }
+    Ok(())
+}
+
+/// Kills a node by name: its daemon and its SQL server. Gives the sentence to print.
+pub fn kill_node(lab: &Lab, node: &str) -> Outcome<String> {
+    let node = NodeName::ALL.into_iter().find(|n| n.name() == node);
+    let node = node.ok_or_else(|| Failure::failed("the active node is none of the lab's"))?;
+    nodes::kill(lab, node, &Part::ALL)
+}
+
+/// The lab that is meant where none is named.
+fn directory(given: Option<PathBuf>) -> PathBuf {
+    let set = |name| std::env::var_os(name).map(PathBuf::from);
+    let beside_config = || {
+        let dir = set("VIANET_CONFIG")?.parent()?.to_owned();
+        dir.join("lab.json").exists().then_some(dir)
+    };
+    given
+        .or_else(|| set("VIANET_LAB_DIR"))
+        .or_else(beside_config)
+        .unwrap_or_else(|| PathBuf::from("."))
+}

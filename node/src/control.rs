@@ -1,0 +1,147 @@
+//! The control socket: one JSON request a line, one JSON answer a line.
+//!
+//! A Unix socket with mode 0600: whoever can open it may command the daemon. `vianet status` and
+//! `vianet node ...` speak it.
+
+use serde::{Deserialize, Serialize};
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything that the daemon knows.
+    Status,
+    /// Become active for `server` now, whatever the peers say: fence, promote, a generation above every one seen. The
+    /// operator's way out when a partition or a generation from the far future blocks the cluster.
+    ForceActive {
+        /// Which name.
+        server: String,
+    },
+    /// Stop being active for `server`; the peer takes over at once (a planned switchover).
+    Resign {
+        /// Which name.
+        server: String,
+    },
+    /// Stop the daemon in good order.
+    Stop,
+}
+
+/// What comes back.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(tag = "is", rename_all = "kebab-case")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Status),
+    /// The command was taken; its effect is seen in the status.
+    Done,
+    /// It was not; the text says why.
+    Error {
+        /// Why.
+        text: String,
+    },
+}
+
+/// The daemon's state.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct Status {
+    /// This node.
+    pub node: String,
+    /// Its cluster.
+    pub cluster: String,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Version of the daemon.
+    pub version: String,
+    /// Milliseconds since 1970 when it started.
+    pub started_ms: u64,
+    /// Every server name.
+    pub servers: Vec<ServerStatus>,
+    /// Every peer.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One server name on this node.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct ServerStatus {
+    /// The name.
+    pub name: String,
+    /// `active`, `passive`, `taking-over`, `starting`.
+    pub role: String,
+    /// What the other node says of itself: `active`, `passive`, `taking-over`, `starting`; `down` or `unknown`. `None`:
+    /// there is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_role: Option<String>,
+    /// Generation of the role that this node knows to be the newest.
+    pub generation: u64,
+    /// Milliseconds since 1970 when the role began.
+    pub since_ms: u64,
+    /// The last health check of the SQL server: `healthy`, `failing`, `unknown`.
+    pub health: String,
+    /// The SQL server's address.
+    pub upstream: String,
+    /// Channels that are open now.
+    pub sessions: Vec<SessionStatus>,
+    /// Channels accepted since the start.
+    pub accepted: u64,
+    /// Bytes from clients to the SQL server since the start.
+    pub bytes_in: u64,
+    /// Bytes from the SQL server to clients since the start.
+    pub bytes_out: u64,
+    /// How often this node became active since the start.
+    #[serde(default)]
+    pub takeovers: u64,
+    /// The last changes of role, newest first, at most 16.
+    pub changes: Vec<RoleChange>,
+}
+
+impl ServerStatus {
+    /// When this node became active last, if that is among the last changes.
+    pub fn last_takeover(&self) -> Option<&RoleChange> {
+        self.changes.iter().find(|change| change.to == "active")
+    }
+}
+
+/// One open channel.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct SessionStatus {
+    /// Its id.
+    pub channel: u64,
+    /// `shm` or `tcp`.
+    pub transport: String,
+    /// Who: `uid 1000 pid 4711` or an address.
+    pub peer: String,
+    /// Milliseconds since 1970 when it was accepted.
+    pub since_ms: u64,
+}
+
+/// One change of role.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct RoleChange {
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// The role before.
+    pub from: String,
+    /// The role after.
+    pub to: String,
+    /// The generation after.
+    pub generation: u64,
+    /// Why.
+    pub reason: String,
+    /// For a takeover: milliseconds from its decision to the first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+}
+
+/// One peer as seen from here.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node: String,
+    /// Its address.
+    pub addr: String,
+    /// `up`, `down` or `unknown`.
+    pub state: String,
+    /// Milliseconds since its last authentic message; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_ms_ago: Option<u64>,
+}

@@ -1,0 +1,87 @@
+//! `vianetd`: the node daemon. See `docs/operations.md`.
+
+use clap::Parser;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use vianet_node::config::Node;
+use vianet_node::daemon::{Daemon, Message, load_key};
+use vianet_node::hooks;
+
+/// Answers who serves a name, watches the other node and takes over from it, and relays channels to the SQL server.
+///
+/// SIGTERM and SIGINT stop it in good order; a second one at once. It logs to standard error; VIANET_LOG sets the level
+/// (error, warn, info, debug). Exit status: 0 stopped, 1 failed, 2 bad configuration or command line.
+#[derive(Parser)]
+#[command(name = "vianetd", version)]
+struct Args {
+    /// The configuration (see docs/configuration.md).
+    #[arg(long, value_name = "FILE", default_value = "/etc/vianet/node.toml")]
+    config: PathBuf,
+    /// Check the configuration and its key file, and end.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    vianet_node::daemon::abort_on_panic();
+    let filter = EnvFilter::try_from_env("VIANET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    let fail = |code: u8, text: &str| {
+        eprintln!("vianetd: {text}");
+        ExitCode::from(code)
+    };
+    let config = match Node::load(&args.config) {
+        Ok(config) => config,
+        Err(e) => return fail(2, &e.to_string()),
+    };
+    if let Err(e) = load_key(&config) {
+        return fail(2, &format!("{}: {e}", args.config.display()));
+    }
+    if args.check_config {
+        println!("{}: good", args.config.display());
+        return ExitCode::SUCCESS;
+    }
+    let control = config.control_path();
+    let daemon = match Daemon::start(config) {
+        Ok(daemon) => daemon,
+        Err(e) => return fail(1, &format!("{}: {e}", args.config.display())),
+    };
+    if let Err(e) = on_signals(&daemon) {
+        return fail(1, &format!("signals: {e}"));
+    }
+    let result = daemon.run();
+    hooks::end_all();
+    let _ = std::fs::remove_file(control);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(1, &e),
+    }
+}
+
+fn on_signals(daemon: &Daemon) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    let mail = daemon.mail();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            let mut second = false;
+            for _ in signals.forever() {
+                if second {
+                    eprintln!("vianetd: second signal: ending at once");
+                    hooks::end_all();
+                    std::process::exit(1);
+                }
+                second = true;
+                mail.send(Message::Terminate);
+            }
+        })?;
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The part of a session in which a PostgreSQL login is watched ([`pg_login`]).
+
+use super::super::pg_login::{self, Client, Server as ServerWord};
+use super::{FIRST, LAST_BYTES, LOGIN_BUFFER, Session, UpstreamEnd};
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use vianet::via::EndReason;
+
+impl Session {
+    /// As the two directions above, watched: [`pg_login`].
+    pub(super) fn login_turn(&mut self, now: Duration) -> Result<usize, &'static str> {
+        let mut moved = self.login_from_client(now)?;
+        moved += self.flush_login_in(now);
+        if self.login_in.is_empty() && self.login_unwatched {
+            self.login = None;
+        }
+        Ok(match &self.login {
+            None => moved + self.move_in(now)? + self.move_out(now)?,
+            Some(login) if login.guessing() => moved + self.move_out(now)?,
+            Some(login) if login.challenged() => {
+                moved + self.move_in(now)? + self.login_from_upstream(now)
+            }
+            Some(_) => moved + self.login_from_upstream(now),
+        })
+    }
+
+    /// Whether bytes of the client's ring may be taken now.
+    pub(super) fn takes_client_bytes(&self) -> bool {
+        match &self.login {
+            Some(login) if !self.login_unwatched => !login.started() || login.challenged(),
+            _ => true,
+        }
+    }
+
+    /// Copies the client's first packet out of the ring, exactly, and then looks at the copy: what is in shared memory
+    /// the client could change between the look and the writing.
+    fn login_from_client(&mut self, now: Duration) -> Result<usize, &'static str> {
+        let mut moved = 0;
+        loop {
+            let Some(login) = self.login.as_mut().filter(|l| !l.started()) else {
+                return Ok(moved);
+            };
+            if self.login_unwatched {
+                return Ok(moved);
+            }
+            match login.client(&self.login_in) {
+                Client::Wait(more) => {
+                    let finished = self.channel.rx.finished();
+                    let had = self.login_in.len();
+                    self.login_in.resize(had + more, 0);
+                    let Ok(n) = self.channel.rx.pop(&mut self.login_in[had..]) else {
+                        self.channel.end(EndReason::ProtocolError);
+                        return Err("protocol-error");
+                    };
+                    self.login_in.truncate(had + n);
+                    moved += n;
+                    if n == 0 && finished {
+                        // It never began: its end is passed on, and nothing else.
+                        if !login.guessing() {
+                            self.login_in.clear();
+                        }
+                        self.login_unwatched = true;
+                    }
+                    if n == 0 {
+                        return Ok(moved);
+                    }
+                }
+                Client::AnswerNo(n) => {
+                    self.login_in.drain(..n);
+                    moved += n + self.channel.tx.push(b"N").unwrap_or(0);
+                }
+                Client::Unwatched => {
+                    if login.guessing() {
+                        // The rest of its first request goes along: not every server likes 8 bytes alone.
+                        let had = self.login_in.len();
+                        self.login_in.resize(had + FIRST, 0);
+                        let more = self.channel.rx.pop(&mut self.login_in[had..]).unwrap_or(0);
+                        self.login_in.truncate(had + more);
+                        moved += more;
+                    }
+                    self.login_unwatched = true;
+                }
+                Client::Recognised => self.recognised(),
+                Client::Started => {}
+                Client::Refuse(why) => return Ok(moved + self.refuse(now, why)),
+            }
+        }
+    }
+
+    /// A client speaks PostgreSQL to a server of which the configuration says nothing.
+    fn recognised(&self) {
+        if !self.served.recognised.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                event = "protocol",
+                server = self.served.name,
+                peer = self.peer,
+                "clients speak PostgreSQL to a server with protocol = \"raw\": their logins are watched; set protocol = \
+                 \"postgres\" in node.toml"
+            );
+        }
+    }
+
+    fn flush_login_in(&mut self, now: Duration) -> usize {
+        let decided = self.login_unwatched
+            || (self.login.as_ref()).is_some_and(|l| l.started() || l.guessing());
+        let mut moved = 0;
+        while decided && self.up_out && !self.login_in.is_empty() && self.may_serve() {
+            match rustix::io::write(&self.upstream, &self.login_in) {
+                Ok(n) => {
+                    if let Some(login) = &mut self.login {
+                        login.passed(&self.login_in[..n]);
+                    }
+                    self.login_in.drain(..n);
+                    moved += n;
+                }
+                Err(Errno::AGAIN) => self.up_out = false,
+                Err(Errno::INTR) => {}
+                Err(_) => self.hold(now, true),
+            }
+        }
+        self.served
+            .bytes_in
+            .fetch_add(moved as u64, Ordering::Relaxed);
+        moved
+    }
+
+    fn login_from_upstream(&mut self, now: Duration) -> usize {
+        while self.up_in && self.end == UpstreamEnd::Open && self.login_held.len() < LOGIN_BUFFER {
+            let mut buffer = [0; 4096];
+            match rustix::io::read(&self.upstream, &mut buffer) {
+                Ok(0) => self.hold(now, false),
+                Ok(n) => self.login_held.extend_from_slice(&buffer[..n]),
+                Err(Errno::AGAIN) => self.up_in = false,
+                Err(Errno::INTR) => {}
+                Err(_) => self.hold(now, true),
+            }
+        }
+        let room = self
+            .channel
+            .tx
+            .room()
+            .unwrap_or(0)
+            .min(self.login_held.len());
+        let Some(login) = &mut self.login else {
+            return 0;
+        };
+        let pass = match login.server(&self.login_held[..room]) {
+            ServerWord::Pass(n) => n,
+            ServerWord::Proven => {
+                self.login = None;
+                room
+            }
+            ServerWord::Refuse(why) => return self.refuse(now, why),
+        };
+        self.pass_held(pass)
+    }
+
+    /// What is left of a login that is decided goes first.
+    pub(super) fn flush_login(&mut self) -> usize {
+        match self.login_held.len() {
+            0 => 0,
+            n => self.pass_held(n),
+        }
+    }
+
+    fn pass_held(&mut self, most: usize) -> usize {
+        let n = self.channel.tx.push(&self.login_held[..most]).unwrap_or(0);
+        self.login_held.drain(..n);
+        self.served.bytes_out.fetch_add(n as u64, Ordering::Relaxed);
+        n
+    }
+
+    /// Tells the client why, and drops the SQL server.
+    fn refuse(&mut self, now: Duration, why: &'static str) -> usize {
+        let text = pg_login::refusal(why, &self.node);
+        let pushed = self.channel.tx.push(&text).unwrap_or(0);
+        self.channel.tx.finish();
+        tracing::error!(
+            event = "login-refused",
+            server = self.served.name,
+            peer = self.peer,
+            why,
+            "the client was told; see docs/operations.md, access rules"
+        );
+        self.login = None;
+        self.login_held = Vec::new();
+        self.login_in = Vec::new();
+        self.upstream_gone = true;
+        self.draining = Some((now + LAST_BYTES, "login-refused"));
+        let _ = rustix::net::shutdown(&self.upstream, Shutdown::Both);
+        pushed.max(1)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a datagram on a query address is answered with: SSRP for foreign clients, the cluster query for ours.
+//!
+//! No I/O. Silence (`None`) is the answer to everything that is malformed, unknown in SSRP, over its rate, or from
+//! source port 1434 (two responders must not be made to talk to each other).
+
+use crate::bucket::Buckets;
+use crate::config::Node;
+use crate::role::PeerRole;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use vianet::resolve::identity::SecretKey;
+use vianet::resolve::query::{Query, TYPE_QUERY};
+use vianet::resolve::ssrp::{self, Instance, MAX_NETBIOS, Via};
+use vianet::resolve::wire::datagram_type;
+use vianet::resolve::{Answer, ClusterId, Endpoint, Generation, Role};
+use vianet::via::Transport;
+
+#[cfg(test)]
+mod tests;
+
+/// What this node is for one server name, as clients are told.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Lower case.
+    pub name: String,
+    /// The role.
+    pub role: PeerRole,
+    /// See [`PeerRole`].
+    pub generation: Generation,
+    /// Active and within its lease. An active node outside of it says nothing until it has asked its peer.
+    pub serving: bool,
+}
+
+/// See the module's text.
+pub struct Responder {
+    node: String,
+    cluster_id: ClusterId,
+    signer: Option<SecretKey>,
+    ttl: Duration,
+    servers: Vec<crate::config::Server>,
+    via_rdma: Vec<SocketAddr>,
+    via_tcp: Vec<SocketAddr>,
+    shm: bool,
+    buckets: Buckets,
+}
+
+impl Responder {
+    /// `listening` has the real addresses, after binding; `listen.advertise_via_tcp` is told in the place of tcp's.
+    pub fn new(config: &Node, signer: Option<SecretKey>, listening: &[Endpoint]) -> Self {
+        let of = |transport| {
+            let endpoints = listening.iter().filter(|e| e.transport == transport);
+            endpoints.map(|e| e.addr).collect()
+        };
+        let via_tcp = match &config.listen.advertise_via_tcp[..] {
+            [] => of(Transport::Tcp),
+            told => told.to_vec(),
+        };
+        Self {
+            node: config.node.clone(),
+            cluster_id: config.cluster_id_bytes(),
+            signer,
+            ttl: Duration::from_millis(config.limits.ttl_ms),
+            servers: config.servers.clone(),
+            via_rdma: of(Transport::Rdma),
+            via_tcp,
+            shm: config.listen.shm,
+            buckets: Buckets::new(config.limits.answers_per_source, config.limits.answers),
+        }
+    }
+
+    /// The answer to `datagram`, which came from `from` to our address `local`.
+    pub fn answer(
+        &mut self,
+        now: Duration,
+        local: SocketAddr,
+        from: SocketAddr,
+        datagram: &[u8],
+        standings: &[Standing],
+    ) -> Option<Vec<u8>> {
+        if from.port() == ssrp::PORT || from.port() == 0 {
+            return None;
+        }
+        if datagram_type(datagram) == Some(TYPE_QUERY) {
+            let query = Query::parse(datagram).ok()?;
+            let answer = self.cluster_answer(&query, standings)?;
+            if !self.buckets.allow(now, from.ip()) {
+                return None;
+            }
+            return query.answer(&answer, self.signer.as_ref()).ok();
+        }
+        let request = ssrp::Request::parse(datagram)?;
+        let instances: Vec<Instance> = self
+            .servers
+            .iter()
+            .zip(standings)
+            .filter(|(_, standing)| standing.serving)
+            .map(|(server, _)| self.instance(server, local))
+            .collect();
+        let answer = request.answer(&instances)?;
+        self.buckets.allow(now, from.ip()).then_some(answer)
+    }
+
+    fn cluster_answer(&self, query: &Query, standings: &[Standing]) -> Option<Answer> {
+        let found = standings.iter().position(|s| s.name == query.server);
+        let (role, generation, endpoints) = match found {
+            None => (Role::Unknown, 0, Vec::new()),
+            Some(i) => {
+                let standing = &standings[i];
+                match standing.role {
+                    PeerRole::Active if !standing.serving => return None,
+                    PeerRole::Active => (
+                        Role::Active,
+                        standing.generation,
+                        self.endpoints(&self.servers[i]),
+                    ),
+                    PeerRole::Passive => (Role::Passive, standing.generation, Vec::new()),
+                    PeerRole::Starting | PeerRole::TakingOver => {
+                        (Role::TakingOver, standing.generation, Vec::new())
+                    }
+                }
+            }
+        };
+        Some(Answer {
+            cluster_id: Some(self.cluster_id),
+            node: self.node.clone(),
+            role,
+            generation,
+            ttl: self.ttl,
+            endpoints,
+            authentic: false,
+            from: None,
+        })
+    }
+
+    fn endpoints(&self, server: &crate::config::Server) -> Vec<Endpoint> {
+        let mut endpoints = Vec::new();
+        if self.shm {
+            endpoints.push(Endpoint {
+                transport: Transport::Shm,
+                addr: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+            });
+        }
+        // There must be room for one of each transport.
+        let most = vianet::resolve::query::MAX_ENDPOINTS;
+        for (transport, addrs, room) in [
+            (Transport::Rdma, &self.via_rdma, most - 2),
+            (Transport::Tcp, &self.via_tcp, most - 1),
+        ] {
+            let left = room.saturating_sub(endpoints.len());
+            let addrs = addrs.iter().take(left);
+            endpoints.extend(addrs.map(|&addr| Endpoint { transport, addr }));
+        }
+        let left = most.saturating_sub(endpoints.len());
+        let plain = server.advertise_tcp.iter().take(left);
+        endpoints.extend(plain.map(|&addr| Endpoint {
+            transport: Transport::Plain,
+            addr,
+        }));
+        endpoints
+    }
+
+    /// As [MC-SQLR] 2.2.5 has it. A port is told only if it can be reached at the address that was asked, because that
+    /// is where such a client connects.
+    fn instance(&self, server: &crate::config::Server, local: SocketAddr) -> Instance {
+        let here = |addr: &&SocketAddr| addr.ip() == local.ip();
+        let port = |addrs: &[SocketAddr]| addrs.iter().find(here).map(SocketAddr::port);
+        let netbios: String = self
+            .node
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || c == '-' {
+                    c
+                } else {
+                    '-'
+                }
+            })
+            .take(MAX_NETBIOS)
+            .collect();
+        let ports: Vec<(u32, u32)> = self
+            .via_tcp
+            .iter()
+            .filter(here)
+            .map(|addr| (0, addr.port().into()))
+            .collect();
+        Instance {
+            server_name: self.node.clone(),
+            instance_name: server.name.clone(),
+            clustered: true,
+            version: server.version.clone(),
+            tcp: port(&server.advertise_tcp),
+            dac: port(&server.advertise_dac),
+            np: server.advertise_np.clone(),
+            via: (!ports.is_empty()).then_some(Via { netbios, ports }),
+        }
+    }
+}

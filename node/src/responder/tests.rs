@@ -1,0 +1,193 @@
+use super::*;
+use crate::config::Node;
+
+fn config() -> Node {
+    let server = "name = \"Sales\"\nupstream = \"127.0.0.11:5432\"\nadvertise_tcp = \"127.0.0.11:5432\"\n\
+         advertise_dac = [\"127.0.0.11:1434\", \"[::1]:1435\"]\n";
+    let text = format!(
+        "node = \"node-a\"\ncluster = \"lab\"\ncluster_id = \"00112233445566778899aabbccddeeff\"\nstate_dir = \"s\"\n\
+         [listen]\nquery = [\"127.0.0.11:1434\"]\nvia_tcp = [\"127.0.0.11:7434\", \"[::1]:7434\"]\n\
+         [limits]\nanswers_per_source = 4\n[[servers]]\n{server}"
+    );
+    toml::from_str(&text).unwrap()
+}
+
+fn standing(role: PeerRole, serving: bool) -> Vec<Standing> {
+    vec![Standing {
+        name: "sales".into(),
+        role,
+        generation: 7,
+        serving,
+    }]
+}
+
+fn responder() -> Responder {
+    let config = config();
+    config.check().unwrap();
+    let endpoint = |&addr| Endpoint {
+        transport: Transport::Tcp,
+        addr,
+    };
+    let via = config.listen.via_tcp.iter().map(endpoint);
+    let via = via.collect::<Vec<_>>();
+    Responder::new(&config, Some(SecretKey::from_seed([3; 32])), &via)
+}
+
+const AT: Duration = Duration::from_secs(100);
+
+fn local() -> SocketAddr {
+    "127.0.0.11:1434".parse().unwrap()
+}
+
+fn from(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn query(server: &str) -> Query {
+    Query {
+        nonce: [9; 16],
+        server: server.into(),
+        min_generation: 0,
+    }
+}
+
+#[test]
+fn roles_as_clients_see_them() {
+    let key = SecretKey::from_seed([3; 32]).public();
+    // (role, within its lease, what a client is told)
+    for (role, serving, told) in [
+        (PeerRole::Active, true, Some(Role::Active)),
+        (PeerRole::Active, false, None),
+        (PeerRole::Passive, false, Some(Role::Passive)),
+        (PeerRole::TakingOver, false, Some(Role::TakingOver)),
+        (PeerRole::Starting, false, Some(Role::TakingOver)),
+    ] {
+        let q = query("sales");
+        let answer = responder()
+            .answer(
+                AT,
+                local(),
+                from(4000),
+                &q.encode().unwrap(),
+                &standing(role, serving),
+            )
+            .map(|bytes| q.parse_answer(&bytes, 1_000_000, Some(&key)).unwrap());
+        assert_eq!(answer.as_ref().map(|a| a.role), told, "{role:?} {serving}");
+        if let Some(answer) = answer {
+            assert!(answer.authentic);
+            assert_eq!(answer.cluster_id, Some(config().cluster_id_bytes()));
+            assert_eq!(answer.endpoints.is_empty(), answer.role != Role::Active);
+        }
+        let ssrp = responder().answer(
+            AT,
+            local(),
+            from(4000),
+            b"\x04sales",
+            &standing(role, serving),
+        );
+        assert_eq!(ssrp.is_some(), serving, "SSRP: only who serves");
+    }
+    let q = query("nosuch");
+    let bytes = responder()
+        .answer(
+            AT,
+            local(),
+            from(4000),
+            &q.encode().unwrap(),
+            &standing(PeerRole::Active, true),
+        )
+        .unwrap();
+    assert_eq!(
+        q.parse_answer(&bytes, 1_000_000, Some(&key)).unwrap().role,
+        Role::Unknown
+    );
+}
+
+#[test]
+fn silence() {
+    let active = standing(PeerRole::Active, true);
+    let mut padded = query("sales").encode().unwrap();
+    padded.push(0);
+    let short = query("sales").encode().unwrap()[..600].to_vec();
+    for datagram in [
+        &b""[..],
+        b"\x0a",
+        b"\x05\x01\x00x",
+        b"\x04nosuch",
+        b"VIA1",
+        &padded,
+        &short,
+    ] {
+        assert_eq!(
+            responder().answer(AT, local(), from(4000), datagram, &active),
+            None
+        );
+    }
+    for good in [b"\x03".to_vec(), query("sales").encode().unwrap()] {
+        assert!(
+            responder()
+                .answer(AT, local(), from(4000), &good, &active)
+                .is_some()
+        );
+        let port_1434 = responder().answer(AT, local(), from(1434), &good, &active);
+        assert_eq!(
+            port_1434, None,
+            "two responders must not be made to talk to each other"
+        );
+        let mut limited = responder();
+        let answers = (0..10)
+            .filter(|_| {
+                limited
+                    .answer(AT, local(), from(4000), &good, &active)
+                    .is_some()
+            })
+            .count();
+        assert_eq!(answers, 4, "answers_per_source");
+    }
+}
+
+#[test]
+fn ssrp_tells_only_what_can_be_reached_where_it_was_asked() {
+    let active = standing(PeerRole::Active, true);
+    let text = |local: &str| {
+        let local = local.parse().unwrap();
+        let bytes = responder()
+            .answer(AT, local, from(4000), b"\x04SALES\0", &active)
+            .unwrap();
+        String::from_utf8(bytes[3..].to_vec()).unwrap()
+    };
+    let head = "ServerName;node-a;InstanceName;Sales;IsClustered;Yes;Version;15.0;";
+    assert_eq!(
+        text("127.0.0.11:1434"),
+        format!("{head}tcp;5432;via;node-a,0:7434;;")
+    );
+    assert_eq!(
+        text("[::1]:1434"),
+        format!("{head}via;node-a,0:7434;;"),
+        "no IPv4 port over IPv6"
+    );
+
+    // A node that is asked at several addresses has a port at each.
+    let mut dual = config();
+    dual.servers[0].advertise_tcp = vec![
+        "127.0.0.11:5432".parse().unwrap(),
+        "[::1]:5433".parse().unwrap(),
+    ];
+    dual.check().unwrap();
+    let mut responder = Responder::new(&dual, None, &[]);
+    let mut ask = |local: &str, request: &[u8]| {
+        let local = local.parse().unwrap();
+        responder.answer(AT, local, from(4000), request, &active)
+    };
+    for (local, tcp, dac) in [
+        ("127.0.0.11:1434", "5432", 1434_u16),
+        ("[::1]:1434", "5433", 1435),
+    ] {
+        let bytes = ask(local, b"\x04sales\0").unwrap();
+        let said = String::from_utf8(bytes[3..].to_vec()).unwrap();
+        assert_eq!(said, format!("{head}tcp;{tcp};;"));
+        let bytes = ask(local, b"\x0f\x01SALES\0").unwrap();
+        assert_eq!(vianet::resolve::ssrp::parse_dac(&bytes), Ok(dac));
+    }
+    assert_eq!(ask("127.0.0.12:1434", b"\x0f\x01sales\0"), None);
+}

@@ -1,0 +1,101 @@
+//! One server name as every thread of the daemon sees it: role, lease, health, sessions, counters.
+
+use crate::config;
+use crate::control::SessionStatus;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use vianet::resolve::Generation;
+
+/// See the module's text. The main loop writes role and lease, everybody reads them.
+pub struct Served {
+    /// Its configuration.
+    pub config: config::Server,
+    /// Its name in lower case.
+    pub name: String,
+    /// Said already: clients speak PostgreSQL although the configuration does not say so.
+    pub recognised: AtomicBool,
+    active: AtomicU64,
+    serve_until: AtomicU64,
+    health: Mutex<Health>,
+    checked: Condvar,
+    /// Open channels by id.
+    pub sessions: Mutex<BTreeMap<u64, SessionStatus>>,
+    /// Channels accepted since the start.
+    pub accepted: AtomicU64,
+    /// Bytes towards the SQL server.
+    pub bytes_in: AtomicU64,
+    /// Bytes from the SQL server.
+    pub bytes_out: AtomicU64,
+}
+
+/// The SQL server's health as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Result of the last check that ended.
+    pub last: Option<bool>,
+    /// When that check began.
+    pub begun: Duration,
+}
+
+impl Served {
+    /// Not active, no lease.
+    pub fn new(config: config::Server) -> Self {
+        Self {
+            name: config.name.to_ascii_lowercase(),
+            config,
+            recognised: AtomicBool::new(false),
+            active: AtomicU64::new(0),
+            serve_until: AtomicU64::new(0),
+            health: Mutex::default(),
+            checked: Condvar::new(),
+            sessions: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+        }
+    }
+
+    /// The generation at which this node is active for the name, whether or not its lease still runs.
+    pub fn active(&self) -> Option<Generation> {
+        match self.active.load(Ordering::Acquire) {
+            0 => None,
+            generation => Some(generation),
+        }
+    }
+
+    /// Whether the lease runs: asked for every chunk that is relayed.
+    pub fn may_serve(&self, now: Duration) -> bool {
+        (now.as_micros() as u64) < self.serve_until.load(Ordering::Acquire)
+    }
+
+    /// The main loop's word. The lease is withdrawn before the role and given after it.
+    pub fn publish(&self, active: Option<Generation>, serve_until: Duration) {
+        let until = serve_until.as_micros() as u64;
+        if active.is_none() {
+            self.serve_until.store(0, Ordering::Release);
+        }
+        self.active.store(active.unwrap_or(0), Ordering::Release);
+        if active.is_some() {
+            self.serve_until.store(until, Ordering::Release);
+        }
+    }
+
+    /// The last check that ended.
+    pub fn health(&self) -> Health {
+        *self.health.lock()
+    }
+
+    /// A check that began at `begun` ended.
+    pub fn set_health(&self, ok: bool, begun: Duration) {
+        let mut health = self.health.lock();
+        if begun >= health.begun {
+            *health = Health {
+                last: Some(ok),
+                begun,
+            };
+        }
+        self.checked.notify_all();
+    }
+}

@@ -1,0 +1,196 @@
+//! `client.toml`: clusters, aliases, and how connections behave. See `docs/configuration.md`.
+//!
+//! Found at `$VIANET_CONFIG`, else `$XDG_CONFIG_HOME/vianet/client.toml` (`~/.config` where that is not set), else
+//! `/etc/vianet/client.toml`. Unknown keys are refused with file, key and remedy.
+
+mod node_addr;
+
+pub use node_addr::NodeAddr;
+
+use crate::error::{Error, Kind, Result};
+use crate::resolve::identity::PublicKey;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// UDP port of SSRP and of the cluster query ([MC-SQLR] 2.1: always 1434).
+pub const DEFAULT_QUERY_PORT: u16 = 1434;
+
+/// Everything a client process is configured with. Times are milliseconds, sizes bytes.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Client {
+    /// One deadline rules a connect or a failover. Default 30,000.
+    pub deadline_ms: u64,
+    /// How often a node with open channels is asked whether it lives. Default 250.
+    pub probe_interval_ms: u64,
+    /// So many unanswered probes in a row are a lost node. Default 3.
+    pub probes_lost: u32,
+    /// Longest spin before a sleep, in a blocking call or (preload library) a poll of the connection alone, microseconds; what
+    /// is really spun is learned; 0 never spins. Default 100.
+    pub spin_us: u64,
+    /// Ring per direction, a power of two from 4096. Default 524,288.
+    pub ring_bytes: u32,
+    /// Directory of the node daemons' sockets on this host, for shared memory. Default `/run/vianet`.
+    pub shm_dir: PathBuf,
+    /// Clusters by name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// Short names: alias to `cluster\server`.
+    pub aliases: BTreeMap<String, String>,
+}
+
+/// One cluster: where its nodes are asked, and what is demanded of them.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// `host`, `host:port`, `[v6]:port`; the port defaults to 1434.
+    pub nodes: Vec<String>,
+    /// Ed25519 public key of the cluster, 64 hex digits. With it, unsigned answers are refused.
+    #[serde(default)]
+    pub public_key: Option<String>,
+    /// Transports in order of preference. Default `["shm", "rdma", "tcp", "plain"]`.
+    #[serde(default = "default_transports")]
+    pub transports: Vec<crate::via::Transport>,
+    /// Refuse `plain`. Default false.
+    #[serde(default)]
+    pub strict: bool,
+    /// What to do with an open stream whose protocol is not understood, when the server is lost.
+    #[serde(default)]
+    pub raw_failover: RawFailover,
+    /// Per server name: what differs from the cluster.
+    #[serde(default)]
+    pub servers: BTreeMap<String, Server>,
+}
+
+/// What differs for one server name of a cluster.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Overrides [`Cluster::raw_failover`].
+    #[serde(default)]
+    pub raw_failover: Option<RawFailover>,
+}
+
+/// `raw_failover`: DESIGN section 9, last paragraph.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum RawFailover {
+    /// The open connection ends with ECONNRESET; the next connect reaches the second server.
+    #[default]
+    Reset,
+    /// The descriptor is kept and a *quiet* stream moves; anything else is reset.
+    Continue,
+}
+
+fn default_transports() -> Vec<crate::via::Transport> {
+    use crate::via::Transport::*;
+    vec![Shm, Rdma, Tcp, Plain]
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            deadline_ms: 30_000,
+            probe_interval_ms: 250,
+            probes_lost: 3,
+            spin_us: 100,
+            ring_bytes: 524_288,
+            shm_dir: "/run/vianet".into(),
+            clusters: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+        }
+    }
+}
+
+impl Client {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bad = |text: String| Error::new(Kind::BadConfig, format!("{}: {text}", path.display()));
+        let text =
+            std::fs::read_to_string(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+        let client: Self = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        client.check().map_err(bad)?;
+        Ok(client)
+    }
+
+    /// The file that [`Client::load`] would be given, or `None` where there is none.
+    pub fn find() -> Option<PathBuf> {
+        if let Some(path) = std::env::var_os("VIANET_CONFIG") {
+            return Some(path.into());
+        }
+        usual_places(|name| std::env::var_os(name).map(PathBuf::from))
+            .into_iter()
+            .find(|p| p.exists())
+    }
+
+    /// The deadline of a connect or a failover.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_millis(self.deadline_ms)
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        range("deadline_ms", self.deadline_ms, 1, 86_400_000)?;
+        range("probe_interval_ms", self.probe_interval_ms, 10, 60_000)?;
+        range("probes_lost", self.probes_lost.into(), 1, 100)?;
+        range("spin_us", self.spin_us, 0, 1_000_000)?;
+        if !self.ring_bytes.is_power_of_two() || !(4096..=1 << 30).contains(&self.ring_bytes) {
+            return Err(format!(
+                "ring_bytes = {}: must be a power of two from 4096 to 1073741824",
+                self.ring_bytes
+            ));
+        }
+        for (name, cluster) in &self.clusters {
+            let at = format!("clusters.{name}");
+            cluster.check().map_err(|text| format!("{at}.{text}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Cluster {
+    /// Without I/O: whether a host name exists is seen when it is asked.
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.nodes.is_empty() {
+            return Err("nodes is empty: name at least one node as host or host:port".into());
+        }
+        for node in &self.nodes {
+            if NodeAddr::parse(node, DEFAULT_QUERY_PORT).is_none() {
+                return Err(format!(
+                    "nodes: {node:?} is no address: write host, host:port, or [v6]:port"
+                ));
+            }
+        }
+        if let Some(Err(why)) = self.public_key.as_deref().map(PublicKey::from_hex) {
+            return Err(format!("public_key: {why}"));
+        }
+        if self.transports.is_empty() {
+            return Err(
+                "transports is empty: name those that may be used, or remove the key for all of them"
+                    .into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn range(key: &str, value: u64, least: u64, most: u64) -> std::result::Result<(), String> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{key} = {value}: must be from {least} to {most}"))
+}
+
+/// Where a `client.toml` is looked for. A directory that is relative (or empty) counts as not set, as the XDG Base
+/// Directory Specification has it: the working directory may be anybody's.
+fn usual_places(env: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
+    let directory = |name| env(name).filter(|path| path.is_absolute());
+    let own = directory("XDG_CONFIG_HOME").or_else(|| Some(directory("HOME")?.join(".config")));
+    let system = Some("/etc".into());
+    (own.into_iter().chain(system))
+        .map(|dir: PathBuf| dir.join("vianet/client.toml"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+//! What `client.toml` is refused for.
+
+use super::*;
+
+fn problem(text: &str) -> String {
+    let client: Client = toml::from_str(text).expect("the form is right");
+    client.check().expect_err(text)
+}
+
+fn cluster(more: &str) -> String {
+    format!("[clusters.lab]\nnodes = [\"127.0.0.11\"]\n{more}\n")
+}
+
+#[test]
+fn a_value_that_cannot_be_is_refused_with_its_key() {
+    for (text, key) in [
+        ("deadline_ms = 0".into(), "deadline_ms = 0"),
+        ("probe_interval_ms = 0".into(), "probe_interval_ms = 0"),
+        ("probes_lost = 0".into(), "probes_lost = 0"),
+        ("spin_us = 1000001".into(), "spin_us = 1000001"),
+        ("ring_bytes = 5000".into(), "ring_bytes = 5000"),
+        (
+            "[clusters.lab]\nnodes = []".into(),
+            "clusters.lab.nodes is empty",
+        ),
+        (
+            "[clusters.lab]\nnodes = [\"10.0.0.1:x\"]".into(),
+            "clusters.lab.nodes: \"10.0.0.1:x\"",
+        ),
+        (
+            cluster("public_key = \"beef\""),
+            "clusters.lab.public_key: ",
+        ),
+        (
+            cluster("transports = []"),
+            "clusters.lab.transports is empty",
+        ),
+    ] {
+        let problem = problem(&text);
+        assert!(problem.starts_with(key), "{text}: {problem}");
+    }
+}
+
+#[test]
+fn defaults_and_plain_examples_are_good() {
+    assert_eq!(Client::default().check(), Ok(()));
+    let text = cluster("transports = [\"tcp\"]\nstrict = true");
+    let client: Client = toml::from_str(&text).expect("the form is right");
+    assert_eq!(client.check(), Ok(()));
+}
+
+#[test]
+fn the_file_is_looked_for_where_the_environment_says() {
+    let places = |xdg: Option<&str>, home: Option<&str>| {
+        let found = usual_places(|name| match name {
+            "XDG_CONFIG_HOME" => xdg.map(PathBuf::from),
+            "HOME" => home.map(PathBuf::from),
+            _ => None,
+        });
+        let found = found.iter().map(|path| path.to_str().unwrap());
+        found.collect::<Vec<_>>().join(" ")
+    };
+    let etc = "/etc/vianet/client.toml";
+    let own = |dir: &str| format!("{dir}/vianet/client.toml {etc}");
+    assert_eq!(places(Some("/xdg"), Some("/home/me")), own("/xdg"));
+    for unset in [None, Some(""), Some("relative")] {
+        assert_eq!(places(unset, Some("/home/me")), own("/home/me/.config"));
+        assert_eq!(places(unset, unset), etc);
+    }
+}

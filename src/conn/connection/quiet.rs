@@ -1,0 +1,51 @@
+//! Whether the open stream may move to another server (DESIGN section 9).
+
+use super::*;
+
+impl Conn {
+    /// Whether the open stream could move now. For the I/O thread while suspended, or for reports.
+    pub fn movable(&self) -> Movable {
+        let channel = self.channel();
+        let mut observer = RawObserver::default();
+        observer.sent(self.control.sent_here.load(Ordering::Acquire) as usize);
+        let asked_at = self.control.asked_at.load(Ordering::Acquire);
+        let read_to = channel.as_ref().map_or(0, |channel| channel.consumed());
+        let answered = channel.as_ref().is_none_or(|channel| {
+            let before = self.control.quiet_at.load(Ordering::Acquire);
+            let exact = channel.wire.answered();
+            exact.is_none_or(|to| to.max(before) >= channel.accepted())
+        });
+        observer.received((read_to > asked_at && answered).into());
+        observer.movable(channel.map_or(0, |channel| channel.acked()))
+    }
+
+    /// The channel in use is about to be replaced: a wire knows only of answers that came over itself.
+    pub(super) fn keep_quiet(&self, same_stream: bool) {
+        let quiet = same_stream && self.movable() == Movable::Yes;
+        let accepted = self.channel().map_or(0, |channel| channel.accepted());
+        let at = if quiet { accepted } else { 0 };
+        self.control.quiet_at.store(at, Ordering::Release);
+    }
+
+    /// The application is about to send: what has arrived before is no answer to it, whenever it is read. Returns what
+    /// was noted at the send before. The caller holds the send direction's lock.
+    pub(super) fn asks(&self, channel: &Channel) -> u64 {
+        let arrived = channel.rx.tail().unwrap_or_else(|_| channel.rx.head());
+        self.control.asked_at.swap(arrived, Ordering::Relaxed)
+    }
+
+    /// What to do with the open stream when its server is lost.
+    pub fn raw_failover(&self) -> RawFailover {
+        self.name
+            .cluster_config(&self.config)
+            .map_or(RawFailover::Reset, |cluster| {
+                let server = cluster
+                    .servers
+                    .iter()
+                    .find(|(n, _)| n.eq_ignore_ascii_case(&self.name.server));
+                server
+                    .and_then(|(_, server)| server.raw_failover)
+                    .unwrap_or(cluster.raw_failover)
+            })
+    }
+}

@@ -1,0 +1,180 @@
+//! What the I/O thread does to a connection: puts channels in, holds the calls back, ends it.
+//!
+//! A direction's lock may be held by a thread that was stopped, or by a process that was: the I/O thread serves all
+//! connections and never waits for one of them. What needs a lock is tried for a moment; where it says false, the driver
+//! comes back to it.
+
+use super::*;
+
+/// How often, and each time how long, the I/O thread tries to take a lock whose holder was woken.
+const TRIES: u32 = 4;
+const TRY: Duration = Duration::from_millis(1);
+
+impl Conn {
+    /// Puts `fresh` in the place of the channel in use, as a *different* stream (another server) or the *same* one
+    /// (resumed), and lets the calls go on. Bytes that the old channel delivered and nobody has read stay readable. False:
+    /// not now.
+    pub fn install(&self, fresh: &Arc<Channel>, same_stream: bool) -> bool {
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
+        let Some(_tx) = self.try_hold(&self.control.tx) else {
+            return false;
+        };
+        // SAFETY: both directions' locks are held.
+        let (rx, tx) = unsafe { (&mut *self.rx.get(), &mut *self.tx.get()) };
+        let old = self.channel();
+        self.keep_quiet(same_stream);
+        if let Some(old) = &old {
+            let unread = drain(old);
+            if !same_stream {
+                rx.left.extend_from_slice(&unread);
+            } // else the resumption has carried them into the new ring
+            old.retire();
+        }
+        self.control.held.store(false, Ordering::Release);
+        if !same_stream {
+            self.control.sent_here.store(0, Ordering::Relaxed);
+        }
+        let epoch = self.control.epoch.load(Ordering::Relaxed).wrapping_add(1);
+        self.slow.lock().channel = Some((epoch, Arc::clone(fresh)));
+        rx.channel = Some((epoch, Arc::clone(fresh)));
+        tx.channel = Some((epoch, Arc::clone(fresh)));
+        self.control
+            .generation
+            .store(fresh.accept.generation, Ordering::Release);
+        self.control.epoch.store(epoch, Ordering::Release);
+        // The phase before the bell: who is woken by the bell must find the calls open.
+        self.control.set_phase(Phase::Established);
+        fresh.activate();
+        if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {
+            bell.ring(&rx.left[..1]);
+            rx.rung = true;
+        }
+        if same_stream && self.control.write_shut.load(Ordering::Acquire) {
+            let _ = fresh.shutdown_write();
+        }
+        true
+    }
+
+    /// Takes a direction's lock. Who holds it is woken and finds the phase closed.
+    fn try_hold<'a>(&self, lock: &'a lock::RawLock) -> Option<RawGuard<'a>> {
+        for _ in 0..TRIES {
+            match lock.lock(Some(TRY)) {
+                Ok(guard) => return Some(guard),
+                Err(_) => self.kick(),
+            }
+        }
+        None
+    }
+
+    /// Keeps receivers off the old channel while a resumption copies its rings (senders are kept off by the phase);
+    /// `install` or `release_reads` ends it. False: somebody is inside still.
+    pub fn hold_calls(&self) -> bool {
+        self.control.held.store(true, Ordering::Release);
+        self.try_hold(&self.control.rx).is_some() && self.sends_are_settled()
+    }
+
+    /// See [`Conn::hold_calls`].
+    pub fn release_reads(&self) {
+        self.control.held.store(false, Ordering::Release);
+        self.kick();
+    }
+
+    /// Makes calls wait; bytes that arrived stay readable. [`Conn::block_writes`] goes with it.
+    pub fn suspend(&self) {
+        self.control.set_phase(Phase::Suspended);
+        self.kick();
+    }
+
+    /// Makes a suspended connection not writable. False: not now.
+    pub fn block_writes(&self) -> bool {
+        self.set_level(|bell| bell.block_writes())
+    }
+
+    /// Makes a connection that is over writable: filler left behind would hide that a send does not block any more.
+    /// False: not now.
+    pub fn clear_writes(&self) -> bool {
+        self.set_level(|bell| bell.clear_writes())
+    }
+
+    fn set_level(&self, set: impl FnOnce(&AppBell)) -> bool {
+        let Some(_tx) = self.try_hold(&self.control.tx) else {
+            return false;
+        };
+        let bell = self.bell.lock().clone();
+        if let Some(bell) = bell {
+            set(&bell);
+        }
+        true
+    }
+
+    /// Ends the sending direction of a connection that was shut for writing, behind every byte that a send has accepted.
+    /// False: not now.
+    pub fn finish_writes(&self) -> bool {
+        let Some(_tx) = self.try_hold(&self.control.tx) else {
+            return false;
+        };
+        if let Some(channel) = self.channel() {
+            let _ = channel.shutdown_write();
+        }
+        true
+    }
+
+    /// No send is between its look at the phase and its end.
+    pub fn sends_are_settled(&self) -> bool {
+        self.try_hold(&self.control.tx).is_some()
+    }
+
+    /// Waits until no send, and no turn of the I/O thread, is inside. For threads of the application.
+    pub fn settle_sends(&self) {
+        while !self.sends_are_settled() {}
+    }
+
+    /// The connection is over: calls get `error` (`None`: it ended in good order) once they have read what arrived.
+    /// [`Conn::clear_writes`] goes with it.
+    pub fn lose(&self, error: Option<Error>) {
+        let errno = error.as_ref().map_or(0, Error::errno);
+        let was = self.control.phase();
+        self.slow.lock().lost = error;
+        self.control.error.store(errno, Ordering::Release);
+        self.control.so_error.store(errno, Ordering::Release);
+        self.control.set_phase(Phase::Lost);
+        self.kick();
+        if was == Phase::Connecting {
+            // The filler stays unread and the only far end is closed by this: OUT|ERR|HUP, as TCP refuses.
+            drop(self.bell.lock().take());
+        }
+    }
+
+    /// Nothing is left to be read. False also where that cannot be told now.
+    pub fn is_drained(&self) -> bool {
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
+        // SAFETY: the direction's lock is held.
+        let left = unsafe { !(*self.rx.get()).left.is_empty() };
+        !left && self.channel().is_none_or(|channel| channel.readable() == 0)
+    }
+
+    /// Everything was read: the descriptor is hung up.
+    pub fn hang_up(&self) {
+        if let Some(bell) = self.bell.lock().take() {
+            let _ = rustix::net::shutdown(&bell.far, rustix::net::Shutdown::Both);
+        }
+    }
+}
+
+/// What `old` delivered and nobody has read.
+fn drain(old: &Channel) -> Vec<u8> {
+    let mut unread = vec![0; old.readable()];
+    let mut done = 0;
+    while done < unread.len() {
+        match old.rx.pop(&mut unread[done..]) {
+            Ok(n) if n > 0 => done += n,
+            _ => break,
+        }
+    }
+    unread.truncate(done);
+    unread
+}

@@ -1,0 +1,316 @@
+//! Single stories, told event by event.
+
+use super::*;
+
+#[test]
+fn a_connect_reads_the_cache_first_and_a_wrong_entry_costs_no_pause() {
+    let mut run = Run::new(policy());
+    assert_eq!(run.on(Event::Start), [Action::ReadCache]);
+    let answer = answer(NODE, 5, &[Transport::Tcp]);
+    run.on(Event::Resolved {
+        answer,
+        cached: true,
+    });
+    let actions = run.on(Event::Rejected(RejectReason::NotActive));
+    let purge = Action::PurgeCache { generation: 5 };
+    assert_eq!(
+        actions,
+        [Action::Abandon, purge, Action::Query { min_generation: 0 }]
+    );
+}
+
+#[test]
+fn a_failover_purges_before_it_asks_and_ends_on_the_second_node() {
+    let mut run = Run::established();
+    assert_eq!(
+        run.on(Event::NodeLost),
+        [
+            Action::Suspend,
+            Action::Tell(Notice::FailoverBegun),
+            Action::PurgeCache { generation: 5 },
+            Action::Query { min_generation: 5 },
+        ]
+    );
+    assert_eq!(run.machine.state(), State::FailingOver);
+    let tcp = endpoint(Transport::Tcp);
+    let shm = endpoint(Transport::Shm);
+    let connect = |endpoint| Action::Connect {
+        endpoint,
+        min_generation: 5,
+    };
+    assert_eq!(
+        run.on(resolved("node-b", 6)),
+        [connect(shm)],
+        "the best transport first"
+    );
+    assert_eq!(
+        run.on(Event::ConnectFailed { refused: false }),
+        [connect(tcp)]
+    );
+    assert_eq!(run.on(up("node-b", 6)), [Action::Restore]);
+    let ended = [Action::Establish, Action::Tell(Notice::FailoverEnded)];
+    assert_eq!(run.on(Event::Restored), ended);
+    assert_eq!((run.machine.generation(), run.machine.failovers()), (6, 1));
+    assert_eq!(
+        run.machine.poll_timeout(),
+        None,
+        "nothing runs while the bytes travel"
+    );
+}
+
+#[test]
+fn a_broken_link_to_a_living_node_is_no_failover() {
+    let mut run = Run::established();
+    assert_eq!(
+        run.on(Event::ChannelBroken),
+        [Action::Suspend, Action::Probe]
+    );
+    let resume = |t| {
+        [Action::Resume {
+            endpoint: endpoint(t),
+        }]
+    };
+    assert_eq!(run.on(Event::NodeAlive), resume(Transport::Shm));
+    assert_eq!(
+        run.on(Event::ConnectFailed { refused: false }),
+        resume(Transport::Tcp)
+    );
+    let carried = [Action::Establish, Action::Tell(Notice::Resumed)];
+    assert_eq!(run.on(Event::Resumed), carried);
+    assert_eq!(run.machine.failovers(), 0);
+}
+
+#[test]
+fn a_link_that_cannot_be_resumed_yet_is_tried_again_while_the_node_lives() {
+    let mut run = Run::established();
+    run.on(Event::ChannelBroken);
+    for _ in 0..5 {
+        run.on(Event::NodeAlive);
+        run.on(refused());
+        assert_eq!(run.on(refused()), []);
+        assert_eq!(run.wait(), [Action::Probe], "after a pause");
+        assert_eq!(run.machine.state(), State::Suspect);
+    }
+}
+
+#[test]
+fn silence_of_a_suspect_is_a_loss_only_if_we_were_running() {
+    let mut run = Run::established();
+    run.on(Event::ChannelBroken);
+    run.now += ms(5_000);
+    run.machine.handle_timeout(run.now);
+    assert_eq!(
+        run.drain(),
+        [Action::Probe],
+        "this process was stopped: ask again"
+    );
+    let actions = run.wait();
+    assert_eq!(actions[0], Action::Tell(Notice::FailoverBegun));
+    assert_eq!(run.machine.state(), State::FailingOver);
+}
+
+#[test]
+fn an_accept_that_does_not_fit_is_purged_and_asked_again() {
+    for event in [up("node-x", 6), up("node-b", 4), Event::VerifyFailed] {
+        let mut run = Run::established();
+        run.on(Event::NodeLost);
+        run.on(resolved("node-b", 6));
+        let actions = run.on(event);
+        assert_eq!(
+            actions,
+            [Action::Abandon, Action::PurgeCache { generation: 6 }]
+        );
+        assert_eq!(run.wait(), [Action::Query { min_generation: 5 }]);
+    }
+}
+
+#[test]
+fn pauses_double_up_to_the_limit_and_differ_between_connections() {
+    let mut run = Run::new(policy());
+    run.on(Event::Start);
+    run.on(Event::NotResolved(NotResolved::NotCached));
+    for full in [20, 40, 80, 160, 320, 500, 500] {
+        let before = run.now;
+        assert_eq!(run.on(Event::NotResolved(NotResolved::NobodyActive)), []);
+        assert_eq!(run.wait(), [Action::Query { min_generation: 0 }]);
+        let pause = run.now - before;
+        assert!(
+            pause >= ms(full) / 2 && pause <= ms(full),
+            "{pause:?} of {full} ms"
+        );
+    }
+    let first_pause = |seed| {
+        let mut machine = Machine::new(policy(), seed);
+        machine.handle(ms(0), Event::Start).unwrap();
+        machine
+            .handle(ms(0), Event::NotResolved(NotResolved::NotCached))
+            .unwrap();
+        machine
+            .handle(ms(0), Event::NotResolved(NotResolved::Nobody))
+            .unwrap();
+        machine.poll_timeout()
+    };
+    assert_ne!(first_pause(1), first_pause(2));
+}
+
+#[test]
+fn an_unknown_name_is_final_after_the_time_of_grace() {
+    let mut run = Run::new(policy());
+    run.on(Event::Start);
+    run.on(Event::NotResolved(NotResolved::NotCached));
+    let mut rounds = 0;
+    while run.machine.state() != State::Lost {
+        rounds += 1;
+        let actions = run.on(Event::NotResolved(NotResolved::UnknownName));
+        if run.machine.state() == State::Lost {
+            assert!(actions.contains(&Action::Lose(Loss::UnknownName)));
+            break;
+        }
+        run.wait();
+    }
+    assert!(
+        rounds > 2 && run.now >= ms(500) && run.now < ms(1_500),
+        "{rounds} in {:?}",
+        run.now
+    );
+}
+
+#[test]
+fn the_deadline_says_what_was_last_in_the_way() {
+    for (event, loss) in [
+        (
+            Event::NotResolved(NotResolved::Nobody),
+            Loss::NobodyAnswered,
+        ),
+        (
+            Event::NotResolved(NotResolved::NobodyActive),
+            Loss::NobodyActive,
+        ),
+    ] {
+        let mut run = Run::new(policy());
+        run.on(Event::Start);
+        run.on(Event::NotResolved(NotResolved::NotCached));
+        let mut last = Vec::new();
+        while run.machine.state() != State::Lost {
+            run.on(event.clone());
+            last = run.wait();
+        }
+        assert_eq!(last, [Action::Lose(loss)]);
+        assert_eq!(run.now, ms(30_000));
+    }
+    let mut run = Run::new(policy());
+    run.on(Event::Start);
+    run.on(resolved(NODE, 5));
+    while run.machine.state() == State::Connecting {
+        run.on(Event::Rejected(RejectReason::Busy));
+        run.wait();
+    }
+    assert_eq!(run.machine.state(), State::Lost);
+}
+
+#[test]
+fn strict_and_plain() {
+    let strict = Policy {
+        strict: true,
+        ..policy()
+    };
+    let plain = || Event::Resolved {
+        answer: answer("10.0.0.1", 0, &[Transport::Plain]),
+        cached: false,
+    };
+    let mut run = Run::new(strict);
+    run.on(Event::Start);
+    assert!(run.on(plain()).contains(&Action::Lose(Loss::StrictRefused)));
+
+    // A plain connection that breaks has nothing to be resumed or moved; the cache forgets its node.
+    for event in [Event::ChannelBroken, Event::NodeLost] {
+        let mut run = Run::new(policy());
+        run.on(Event::Start);
+        run.on(plain());
+        run.on(up("10.0.0.1", 0));
+        let lost = [
+            Action::PurgeCache { generation: 0 },
+            Action::Lose(Loss::NotMovable),
+            Action::Tell(Notice::Lost),
+        ];
+        assert_eq!(run.on(event), lost);
+    }
+}
+
+#[test]
+fn a_hanging_endpoint_is_given_up_for_the_next() {
+    let mut run = Run::new(policy());
+    run.on(Event::Start);
+    run.on(resolved(NODE, 5));
+    let next = Action::Connect {
+        endpoint: endpoint(Transport::Tcp),
+        min_generation: 0,
+    };
+    assert_eq!(run.wait(), [Action::Abandon, next]);
+}
+
+#[test]
+fn who_leaves_is_waited_for_and_never_fails_over() {
+    // A broken link is carried on for what was sent, without a word to anybody.
+    let mut run = Run::established();
+    assert_eq!(run.on(Event::Leaving), []);
+    run.on(Event::ChannelBroken);
+    run.on(Event::NodeAlive);
+    assert_eq!(run.on(Event::Resumed), [Action::Establish]);
+    assert_eq!(run.machine.state(), State::Established);
+    // A lost node is the end.
+    let end = [
+        Action::PurgeCache { generation: 5 },
+        Action::Lose(Loss::Closed),
+    ];
+    assert_eq!(run.on(Event::NodeLost), end);
+    // So it is while the link is being mended, and when the time is over.
+    let mut run = Run::established();
+    run.on(Event::ChannelBroken);
+    run.on(Event::Leaving);
+    run.on(Event::NodeAlive);
+    let mut given_up = vec![Action::PurgeCache { generation: 5 }, Action::Abandon];
+    given_up.push(Action::Lose(Loss::Closed));
+    assert_eq!(run.on(Event::ResumeRefused), given_up);
+    let mut run = Run::established();
+    run.on(Event::ChannelBroken);
+    run.on(Event::Leaving);
+    run.now = ms(30_000);
+    run.machine.handle_timeout(run.now);
+    assert_eq!(run.drain(), [Action::Lose(Loss::Closed)]);
+    // A stream that would have to move has nothing that could be delivered.
+    let mut run = Run::established();
+    run.on(Event::NodeLost);
+    assert_eq!(
+        run.on(Event::Leaving),
+        [Action::Abandon, Action::Lose(Loss::Closed)]
+    );
+}
+
+/// The end of the query and the deadline may be noticed by the same wakeup.
+#[test]
+fn what_a_query_found_out_is_the_reason_also_when_the_deadline_is_over() {
+    for (why, loss) in [
+        (NotResolved::NotAuthentic, Loss::NotAuthentic),
+        (NotResolved::NobodyActive, Loss::NobodyActive),
+        (NotResolved::UnknownName, Loss::UnknownName),
+    ] {
+        let asking = || {
+            let mut run = Run::new(policy());
+            run.on(Event::Start);
+            run.on(Event::NotResolved(NotResolved::NotCached));
+            run
+        };
+        let mut run = asking();
+        run.now = ms(30_000);
+        let actions = run.on(Event::NotResolved(why));
+        assert_eq!(actions, [Action::Abandon, Action::Lose(loss)]);
+        // Silence says less than what was heard before.
+        let mut run = asking();
+        run.on(Event::NotResolved(why));
+        run.wait();
+        run.now = ms(30_000);
+        let actions = run.on(Event::NotResolved(NotResolved::Nobody));
+        assert_eq!(actions, [Action::Abandon, Action::Lose(loss)]);
+    }
+}

@@ -1,0 +1,201 @@
+//! The consumer's side of a channel: enter, copy, wait, leave.
+
+use super::drive::{Pilot, Slept};
+use super::{Channel, Received, Wait};
+use crate::via::sync::Ordering;
+use crate::via::wait::{Deadline, Spun};
+use crate::via::{Broken, wake};
+
+/// Most tokens in the bell while somebody reads it behind our back.
+const PUMP: usize = 4096;
+
+impl Channel {
+    /// Receives into `dst`: the whole consumer side of the wake protocol (enter, copy, leave) and the waiting. What the peer
+    /// delivered before the channel broke is received first.
+    ///
+    /// `Ok(Received::Empty)` when nothing came within `wait`, or when [`Channel::kick`] woke the caller: the caller looks
+    /// at its own state and calls again.
+    pub fn recv(&self, dst: &mut [u8], wait: Wait) -> Result<Received, Broken> {
+        self.recv_since(dst, wait, self.kicks())
+    }
+
+    /// As [`Channel::recv`], and returns at once when kicked since `kicks` was taken.
+    pub fn recv_since(&self, dst: &mut [u8], wait: Wait, kicks: u32) -> Result<Received, Broken> {
+        self.receive(dst, wait, kicks, true)
+    }
+
+    /// As [`Channel::recv`] and leaves the bytes unread (MSG_PEEK). With one byte it is a wait for readability.
+    pub fn peek(&self, dst: &mut [u8], wait: Wait) -> Result<Received, Broken> {
+        self.receive(dst, wait, self.kicks(), false)
+    }
+
+    /// A reader consumed the tokens behind our back (an exec'd child, a raw system call): the bell is empty while the
+    /// word is RUNG. Advances the head past them, puts the next bytes into the bell, and returns true if that was so. The
+    /// caller holds the receive direction's lock; the I/O thread calls it on its tick, or often once a descriptor was
+    /// announced as shared.
+    pub fn pump_bypassed(&self) -> bool {
+        let word = self.rx.receive_word();
+        let lot = self.rx.lot();
+        if word.load(Ordering::Acquire) != wake::RUNG || lot == 0 || !self.bell.is_taken() {
+            return false;
+        }
+        // Everything that was rung is gone, so there is nothing to take back, and perhaps no number of ours to do it by: the
+        // reader may be another process that has the only copy.
+        wake::enter(word);
+        let Ok(there) = self.rx.available().map_err(|c| self.corrupted(c)) else {
+            return false;
+        };
+        self.rx.consume(lot.min(there));
+        self.consumed_some();
+        self.leave_rx_with(&mut [0; PUMP]);
+        true
+    }
+
+    fn receive(
+        &self,
+        dst: &mut [u8],
+        wait: Wait,
+        kicks: u32,
+        take: bool,
+    ) -> Result<Received, Broken> {
+        if dst.is_empty() {
+            return Ok(Received::Bytes(0));
+        }
+        self.enter_rx()?;
+        let received = self.fetch(dst, wait, kicks, take);
+        self.leave_rx();
+        received
+    }
+
+    fn fetch(
+        &self,
+        dst: &mut [u8],
+        wait: Wait,
+        kicks: u32,
+        take: bool,
+    ) -> Result<Received, Broken> {
+        let mut deadline = None;
+        let mut pilot = Pilot::none(self);
+        loop {
+            if let Some(received) = self.look(dst, take)? {
+                return Ok(received);
+            }
+            if self.driven() && (wait == Wait::No || self.receive_habit.worth_a_try()) {
+                let moved = self.drive_rx(pilot.held);
+                self.receive_habit.learn(moved);
+                if moved {
+                    continue;
+                }
+            }
+            if let Some(why) = self.broken() {
+                // Once more: it may have delivered its last bytes before it broke.
+                return self.look(dst, take)?.ok_or(why);
+            }
+            let Wait::Until { spin, timeout } = wait else {
+                return Ok(Received::Empty);
+            };
+            if self.kicks() != kicks {
+                return Ok(Received::Empty);
+            }
+            let deadline = deadline.get_or_insert_with(|| Deadline::after(timeout));
+            pilot.take();
+            let spun = self.receive_spin.run(spin, || {
+                self.spin_rx(pilot.held) || self.pending() || self.kicks() != kicks
+            });
+            if spun == Spun::Hit {
+                continue;
+            }
+            let Some(time) = deadline.left(self.longest_sleep()) else {
+                if self.driven() && self.drive_rx(pilot.held) {
+                    continue;
+                }
+                return Ok(Received::Empty);
+            };
+            let pending = || self.pending() || self.broken.get().is_some() || self.kicks() != kicks;
+            if self.sleep(self.rx.receive_word(), &pilot, time, pending) == Slept::Interrupted {
+                return Ok(self.look(dst, take)?.unwrap_or(Received::Interrupted));
+            }
+        }
+    }
+
+    /// What is in the ring now.
+    fn look(&self, dst: &mut [u8], take: bool) -> Result<Option<Received>, Broken> {
+        // In this order: the end is set after the last byte.
+        let finished = self.rx.finished();
+        let n = if take {
+            self.rx.pop(dst)
+        } else {
+            self.rx.peek(0, dst)
+        };
+        match n {
+            Ok(0) if finished => Ok(Some(Received::End)),
+            Ok(0) => Ok(None),
+            Ok(n) => {
+                if take {
+                    self.consumed_some();
+                }
+                Ok(Some(Received::Bytes(n)))
+            }
+            Err(corrupt) => Err(self.corrupted(corrupt)),
+        }
+    }
+
+    /// Bytes, the end, or an index that must be reported.
+    pub(super) fn pending(&self) -> bool {
+        self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0) || self.rx.tail().is_err()
+    }
+
+    /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed.
+    pub(super) fn enter_rx(&self) -> Result<(), Broken> {
+        let entered = wake::enter(self.rx.receive_word());
+        let lot = match entered {
+            wake::Entered::Quiet => 0,
+            _ => self.rx.lot(),
+        };
+        let back = self.bell.take_back(lot, entered == wake::Entered::Late);
+        let missing = lot.saturating_sub(back);
+        if missing > 0 {
+            let there = self.rx.available().map_err(|c| self.corrupted(c))?;
+            self.rx.consume(missing.min(there));
+            self.consumed_some();
+        }
+        Ok(())
+    }
+
+    /// Leaves with the level right: a token in the bell if anything is unread, else ARMED.
+    pub(super) fn leave_rx(&self) {
+        self.leave_rx_with(&mut [0]);
+    }
+
+    /// As [`Channel::leave_rx`] with as many tokens as `tokens` has room for.
+    fn leave_rx_with(&self, tokens: &mut [u8]) {
+        let word = self.rx.receive_word();
+        loop {
+            let finished = self.rx.finished();
+            match self.rx.peek(0, tokens) {
+                Ok(0) if finished => {
+                    self.rx.set_lot(0);
+                    self.bell.finish();
+                    return wake::leave_rung(word);
+                }
+                Ok(n) if n > 0 => {
+                    self.rx.set_lot(n);
+                    self.bell.ring(&tokens[..n]);
+                    return wake::leave_rung(word);
+                }
+                _ => {}
+            }
+            self.rx.set_lot(1);
+            let again = || self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0);
+            if self.retired.load(Ordering::Acquire) != 0 || wake::leave_armed(word, again) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn corrupted(&self, corrupt: crate::via::ring::Corrupt) -> Broken {
+        let why = Broken::from(corrupt);
+        self.fail(why.clone());
+        why
+    }
+}

@@ -1,0 +1,262 @@
+//! What the machine does to connections, and what it refuses.
+
+use super::*;
+use crate::via::Broken;
+use crate::via::channel::Wait;
+use crate::via::testkit::{Node, Pair, patient, receive_stream, send_stream, until};
+use std::io::IoSlice;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+/// Runs a program that must succeed.
+fn run(line: &str) {
+    let mut words = line.split(' ');
+    let program = words.next().expect("a program");
+    let status = Command::new(program).args(words).status();
+    assert!(status.is_ok_and(|s| s.success()), "{line}");
+}
+
+/// A soft-RoCE device of the test's own.
+struct Device {
+    n: u8,
+}
+
+impl Device {
+    fn add(n: u8) -> Self {
+        run(&format!("ip link add dummy{n} type dummy"));
+        run(&format!("ip link set dummy{n} up"));
+        run(&format!("ip addr add 10.77.{n}.1/24 dev dummy{n}"));
+        run(&format!("rdma link add rxe{n} type rxe netdev dummy{n}"));
+        Self { n }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // Takes the RDMA device with it, if that is still there.
+        let _ = Command::new("ip")
+            .args(["link", "del", &format!("dummy{}", self.n)])
+            .status();
+    }
+}
+
+impl Setup for Device {
+    fn provider(&self) -> Box<dyn Provider> {
+        Box::new(Rdma)
+    }
+
+    fn listen(&self) -> ListenConfig {
+        ListenConfig {
+            addrs: vec![SocketAddr::from(([10, 77, self.n, 1], 0))],
+            ..On("RDMA_VM_RXE_ADDR").listen()
+        }
+    }
+
+    fn endpoint(&self, listener: &dyn Listener) -> Endpoint {
+        On("RDMA_VM_RXE_ADDR").endpoint(listener)
+    }
+}
+
+/// Streams in both directions until `fault`; both sides must find out.
+fn breaks(pair: &Pair, fault: impl FnOnce()) {
+    send_stream(&pair.client, 1, 0, 30_000);
+    receive_stream(&pair.node, 1, 0, 30_000);
+    let piece = vec![0; 20_000];
+    let _ = pair.client.send(&[IoSlice::new(&piece)], Wait::No);
+    fault();
+    let _ = pair.node.send(&[IoSlice::new(&piece)], Wait::No);
+    let _ = pair.client.send(&[IoSlice::new(&piece)], Wait::No);
+    for side in [&pair.client, &pair.node] {
+        let mut end = None;
+        until("the break is noticed", || {
+            end = side.drive().err();
+            end.is_some()
+        });
+        assert!(matches!(end, Some(Broken::Transport(_))), "{end:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_device_that_is_taken_away_breaks_its_channels() {
+    let device = Device::add(8);
+    let mut node = Node::start(&device);
+    let pair = node.pair();
+    // The kernel waits until nobody has the device any more, and librdmacm has it open as long as the process lives.
+    breaks(&pair, || {
+        let del = Command::new("rdma").args(["link", "del", "rxe8"]).spawn();
+        assert!(del.is_ok());
+    });
+    drop((pair, node));
+    std::mem::forget(device);
+    // Others go on.
+    Node::start(&On("RDMA_VM_RXE_ADDR")).pair();
+}
+
+/// A device that refuses what is to be sent, and goes on receiving, breaks the channel; what came before is received.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_device_that_refuses_to_send_breaks_the_channel() {
+    use crate::via::rdma::link::REFUSES;
+    for on in ["RDMA_VM_RXE_ADDR", "RDMA_VM_SIW_ADDR"] {
+        let mut node = Node::start(&On(on));
+        let pair = node.pair();
+        send_stream(&pair.node, 1, 0, 3000);
+        until("it is received", || {
+            pair.node.drive().expect("stands");
+            pair.client.drive().expect("stands");
+            pair.client.readable() == 3000
+        });
+        REFUSES.store(true, Ordering::Relaxed);
+        let _ = pair.client.send(&[IoSlice::new(b"select 1")], Wait::No);
+        REFUSES.store(false, Ordering::Relaxed);
+        let mut end = None;
+        until("the refusal is noticed", || {
+            end = pair.client.drive().err();
+            end.is_some()
+        });
+        assert!(
+            matches!(&end, Some(Broken::Transport(why)) if why.contains("cannot send")),
+            "{end:?}"
+        );
+        receive_stream(&pair.client, 1, 0, 3000);
+    }
+}
+
+/// Where no thread can be had to wait until all is delivered, nothing is kept for ever: the peer sees the end.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn without_a_thread_nothing_lingers() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    if !is_nobody() {
+        let name = "via::rdma::tests::faults::without_a_thread_nothing_lingers";
+        return as_nobody(name, "unlimited");
+    }
+    let mut node = Node::start(&On("RDMA_VM_RXE_ADDR"));
+    let pair = node.pair();
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Nproc, none).expect("nobody may have less");
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+    // More messages than the peer, which takes none, has receives for.
+    while pair.node.accepted() < 200 {
+        pair.node
+            .send(&[IoSlice::new(&[1])], Wait::No)
+            .expect("stands");
+    }
+    drop(pair.node);
+    let mut end = None;
+    until("the end is seen", || {
+        end = pair.client.drive().err();
+        end.is_some()
+    });
+    assert!(matches!(end, Some(Broken::Transport(_))), "{end:?}");
+}
+
+/// 1,000 channels at once, both ends here, all of them good for something.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_thousand_channels() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let files = Rlimit {
+        current: Some(65_536),
+        maximum: getrlimit(Resource::Nofile).maximum.map(|n| n.max(65_536)),
+    };
+    setrlimit(Resource::Nofile, files).expect("root in the virtual machine");
+    let mut node = Node::start(&Limited("RDMA_VM_RXE_ADDR", 1000));
+    let pairs = (0..1000).map(|_| node.pair()).collect::<Vec<_>>();
+    let locked = std::fs::read_to_string("/proc/self/status").expect("a process has one");
+    let pinned = locked.lines().find(|l| l.starts_with("VmPin"));
+    eprintln!("1000 channels, both ends: {pinned:?}");
+    for (n, pair) in pairs.iter().enumerate() {
+        send_stream(&pair.client, n as u64, 0, 500);
+        receive_stream(&pair.node, n as u64, 0, 500);
+        send_stream(&pair.node, n as u64, 0, 500);
+        receive_stream(&pair.client, n as u64, 0, 500);
+    }
+    let over = pairs[0].client.recv(&mut [0; 1], Wait::No);
+    assert!(over.is_ok(), "{over:?} after {:?}", patient());
+}
+
+/// Runs the test `name` of this program as nobody, with this limit on locked memory (KiB).
+fn as_nobody(name: &str, locked: &str) {
+    let program = std::env::current_exe().expect("this program");
+    let script = format!("ulimit -l {locked}; exec \"$0\" \"$@\"");
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["--bounding-set=-all", "bash", "-c", &script])
+        .arg(program)
+        .args(["--exact", name, "--ignored"])
+        .env("VIANET_TEST_AS_NOBODY", "1")
+        .output()
+        .expect("setpriv is there");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+}
+
+fn why_unavailable() -> String {
+    let request = ConnectRequest {
+        server: "sales".into(),
+        node: "node-a".into(),
+        endpoint: Endpoint {
+            transport: Transport::Rdma,
+            addr: SocketAddr::new(On("RDMA_VM_RXE_ADDR").addr().ip(), 9),
+        },
+        min_generation: 5,
+        pinned: None,
+        shm_dir: "/nonexistent".into(),
+        ring_bytes: 65_536,
+        bell: None,
+        resume: None,
+    };
+    let mut connecting = match Rdma.connect(request) {
+        Ok(connecting) => connecting,
+        Err(ConnectError::Unavailable(why)) => return why,
+        Err(other) => panic!("{other:?}"),
+    };
+    let mut why = String::new();
+    until("it is over", || match connecting.advance() {
+        std::task::Poll::Ready(Err(ConnectError::Unavailable(text))) => {
+            why = text;
+            true
+        }
+        std::task::Poll::Ready(other) => panic!("{:?}", other.err()),
+        std::task::Poll::Pending => false,
+    });
+    why
+}
+
+fn is_nobody() -> bool {
+    std::env::var_os("VIANET_TEST_AS_NOBODY").is_some()
+}
+
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn too_little_lockable_memory_is_said() {
+    if !is_nobody() {
+        let name = "via::rdma::tests::faults::too_little_lockable_memory_is_said";
+        // Not for the messages; for those, and not for the rings: nobody is asked in vain.
+        return ["16", "100"].iter().for_each(|kib| as_nobody(name, kib));
+    }
+    let why = why_unavailable();
+    assert!(why.contains("locked memory"), "{why}");
+}
+
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn device_files_that_may_not_be_opened_are_said() {
+    if !is_nobody() {
+        let name = "via::rdma::tests::faults::device_files_that_may_not_be_opened_are_said";
+        run("chmod 600 /dev/infiniband/rdma_cm");
+        let tried = std::panic::catch_unwind(|| as_nobody(name, "unlimited"));
+        run("chmod 666 /dev/infiniband/rdma_cm");
+        return assert!(tried.is_ok(), "see above");
+    }
+    let why = why_unavailable();
+    assert!(why.contains("ermission denied"), "{why}");
+}

@@ -1,0 +1,62 @@
+//! The `tcp` provider: VIA packets framed on one TCP connection (DESIGN section 5; bytes in `docs/protocol.md`).
+
+mod connect;
+mod listen;
+mod wire;
+mod words;
+
+use super::{
+    ConnectError, ConnectRequest, Connecting, ListenConfig, Listener, Provider, Transport,
+};
+use rustix::fd::OwnedFd;
+use rustix::net::sockopt;
+use std::io;
+use std::time::Duration;
+
+/// Send buffers are asked for up to what an unprivileged process gets everywhere.
+const SEND_BUFFER_MAX: usize = 212_992;
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpProvider;
+
+impl Provider for TcpProvider {
+    fn transport(&self) -> Transport {
+        Transport::Tcp
+    }
+
+    fn connect(&self, request: ConnectRequest) -> Result<Box<dyn Connecting>, ConnectError> {
+        Ok(Box::new(connect::TcpConnecting::begin(request)?))
+    }
+
+    fn listen(&self, config: &ListenConfig) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(listen::TcpListener::bind(config)?))
+    }
+}
+
+/// Options of every connection. The kernel's buffer should take everything that the ring can hold, since bytes in it
+/// survive the process; a larger ring is left to the kernel's own tuning.
+fn tune(socket: &OwnedFd, ring_bytes: u32) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    // The kernel doubles what it is asked for.
+    let wanted = ring_bytes as usize / 2 + 65_536;
+    if wanted <= SEND_BUFFER_MAX {
+        sockopt::set_socket_send_buffer_size(socket, wanted)?;
+    }
+    Ok(())
+}
+
+/// Longest sleep of [`Wire::await_rx`](super::Wire::await_rx): longer than most answers take, and short enough for a kick
+/// that has to wait for it.
+const NAP: Duration = Duration::from_millis(4);
+
+/// After the handshake: a read may sleep for a [`NAP`]. Whoever must not wait says so by MSG_DONTWAIT.
+fn allow_naps(socket: &OwnedFd) -> io::Result<()> {
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, Some(NAP))?;
+    let flags = rustix::fs::fcntl_getfl(socket)?;
+    rustix::fs::fcntl_setfl(socket, flags - rustix::fs::OFlags::NONBLOCK)?;
+    Ok(())
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

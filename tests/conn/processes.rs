@@ -1,0 +1,243 @@
+//! Two processes, one connection: fork, exec, dup, raw close.
+
+use super::*;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+/// Runs `child` in a forked child, which must say true.
+fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
+    // SAFETY: the child only uses the library, plain system calls and memory, and ends by _exit.
+    match unsafe { libc::fork() } {
+        0 => {
+            let fine =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(if fine { 0 } else { 1 }) }
+        }
+        pid => pid,
+    }
+}
+
+#[track_caller]
+fn assert_ends_well(pid: libc::pid_t) {
+    let mut status = -1;
+    wait_for("the child", || {
+        // SAFETY: one valid int.
+        unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) == pid }
+    });
+    assert_eq!(status, 0, "the child failed");
+}
+
+fn echo(fd: RawFd, text: &[u8]) -> bool {
+    let Ok(c) = conn::find(fd) else { return false };
+    let mut done = 0;
+    while done < text.len() {
+        match c.send(&[IoSlice::new(&text[done..])], 0) {
+            Ok(n) => done += n,
+            Err(_) => return false,
+        }
+    }
+    let (mut buffer, mut got) = (vec![0; text.len()], 0);
+    while got < text.len() {
+        match c.recv(&mut buffer[got..], 0) {
+            Ok(n) if n > 0 => got += n,
+            _ => return false,
+        }
+    }
+    buffer == text
+}
+
+#[test]
+fn the_child_uses_it_and_the_parent_closes() {
+    let bed = bed(30, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        assert!(echo(fd, b"before"));
+        let child = in_child(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            (0..50).all(|_| echo(fd, b"from the child")) && poll_one(fd, libc::POLLIN, 0) == 0
+        });
+        conn::close(fd).unwrap();
+        assert_ends_well(child);
+        wait_for("the node's channel to end", || bed.a.channels() == 0);
+    }
+}
+
+#[test]
+fn the_parent_uses_it_and_the_child_ends() {
+    let bed = bed(31, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        for close in [true, false] {
+            let child = in_child(|| !close || conn::close(fd).is_ok());
+            assert!(echo(fd, b"meanwhile"));
+            assert_ends_well(child);
+            for _ in 0..50 {
+                assert!(echo(fd, b"after"));
+            }
+        }
+        conn::close(fd).unwrap();
+        wait_for("the node's channel to end", || bed.a.channels() == 0);
+    }
+}
+
+#[test]
+fn they_use_it_in_turn() {
+    let bed = bed(32, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        for _ in 0..3 {
+            assert!(echo(fd, b"parent"));
+            assert_ends_well(in_child(|| echo(fd, b"child")));
+            if transport == Transport::Rdma {
+                // The child carried it on over another transport: it cannot be handed back, and is never mixed up.
+                assert!(!echo(fd, b"parent again"));
+                break;
+            }
+        }
+        if transport == Transport::Rdma {
+            conn::close(fd).unwrap();
+            continue;
+        }
+        assert!(echo(fd, b"parent again"));
+        conn::close(fd).unwrap();
+    }
+}
+
+#[test]
+fn a_child_connects_for_itself() {
+    let bed = bed(33, Behaviour::Echo);
+    let fd = bed.connect(Transport::Tcp);
+    assert_ends_well(in_child(|| {
+        let options = bed.options(Transport::Shm);
+        conn::connect(&bed.name("echo"), &options).is_ok_and(|own| echo(own, b"own"))
+    }));
+    assert!(echo(fd, b"parent"));
+    conn::close(fd).unwrap();
+}
+
+#[test]
+fn a_program_without_the_library_reads_true_bytes() {
+    let bed = bed(34, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        let text: Vec<u8> = (0..20_000_u32).map(|i| b'a' + (i % 23) as u8).collect();
+        send_all(fd, &text);
+        conn::find(fd).unwrap().shutdown(conn::How::Write).unwrap();
+        conn::announce_shared(fd);
+        // SAFETY: a fresh number of ours.
+        let copy = unsafe { OwnedFd::from_raw_fd(libc::dup(fd)) };
+        let cat = Command::new("cat")
+            .stdin(Stdio::from(copy))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = cat.wait_with_output().unwrap();
+        assert!(
+            output.stdout == text,
+            "{transport}: {} bytes came",
+            output.stdout.len()
+        );
+        conn::close(fd).unwrap();
+    }
+}
+
+#[test]
+fn duplicates_are_the_same_connection() {
+    let bed = bed(35, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        // SAFETY: a plain system call.
+        let copy = unsafe { libc::dup(fd) };
+        assert!(echo(copy, b"by the copy"));
+        assert!(echo(fd, b"by the original"));
+        conn::close(fd).unwrap();
+        assert_eq!(
+            poll_one(copy, libc::POLLIN | libc::POLLOUT, 0),
+            libc::POLLOUT
+        );
+        for _ in 0..20 {
+            assert!(echo(copy, b"still there"));
+        }
+        conn::close(copy).unwrap();
+        wait_for("the node's channel to end", || bed.a.channels() == 0);
+    }
+}
+
+#[test]
+fn a_number_closed_behind_our_back_is_found_out() {
+    let bed = bed(36, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        assert!(echo(fd, b"x"));
+        // SAFETY: our own number, closed and given to a stranger.
+        let stranger = unsafe {
+            libc::close(fd);
+            libc::eventfd(0, 0)
+        };
+        // Other tests open numbers too; only the same one is of interest.
+        if stranger == fd {
+            assert_eq!(conn::find(fd).err().unwrap().errno(), libc::ENOTSOCK);
+        }
+        wait_for("the node's channel to end", || bed.a.channels() == 0);
+        // SAFETY: our own number.
+        unsafe { libc::close(stranger) };
+    }
+}
+
+/// Whether the process sleeps in the kernel (by its own will) or was stopped.
+fn process_state(pid: libc::pid_t) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    state.unwrap_or('?')
+}
+
+#[test]
+fn a_stopped_process_inside_a_call_holds_nobody_else_up() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        if transport == Transport::Rdma {
+            continue; // the child goes on over another transport, and the parent is told
+        }
+        let bed = bed(159 + n as u8, Behaviour::Echo);
+        let fd = bed.connect(transport);
+        let child = in_child(|| {
+            let _ = conn::find(fd).map(|c| c.recv(&mut [0; 1], 0));
+            true
+        });
+        // Asleep in `recv`: it has spun for a moment and holds the direction.
+        std::thread::sleep(Duration::from_millis(200));
+        wait_for("the child to sleep", || process_state(child) == 'S');
+        // SAFETY: our own child.
+        unsafe { libc::kill(child, libc::SIGSTOP) };
+        wait_for("the child to stop", || process_state(child) == 'T');
+        // This process owns the connection again, and the cut is its business.
+        send_all(fd, b"x");
+        bed.a.break_channels();
+        wait_for("the cut to be noticed", || {
+            conn::find(fd).unwrap().info().phase == conn::Phase::Suspended
+        });
+        let (done, other) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let fd = bed.connect(transport);
+                let fine = echo(fd, b"another connection");
+                let _ = conn::close(fd);
+                let _ = done.send(fine);
+            });
+            let fine = other.recv_timeout(Duration::from_secs(10));
+            // SAFETY: our own child, and no status is wanted.
+            unsafe {
+                libc::kill(child, libc::SIGKILL);
+                libc::waitpid(child, std::ptr::null_mut(), 0);
+            }
+            assert_eq!(fine, Ok(true), "{transport}: another connection waits");
+        });
+        // Nobody holds it any more.
+        assert_eq!(recv_exactly(fd, 1), b"x");
+        assert!(echo(fd, b"and on"));
+        conn::close(fd).unwrap();
+    }
+}
