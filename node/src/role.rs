@@ -6,7 +6,8 @@
 //! Safety rests on three rules. An active node that hears of a larger generation is not active any more. A node
 //! relays only within its *lease*, which it renews only by a keep-alive exchange, or while the peer is down and its
 //! own loop runs without gap. A takeover waits until the lease that its last answer may have renewed has run out,
-//! then fences, and announces itself only after the new generation is on disk.
+//! then fences, and announces itself only after the new generation is on disk; it relays from then on if the peer is
+//! down or said that it does not serve, else from the moment at which it does.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -64,6 +65,8 @@ pub struct Machine {
     not_before: Duration,
     /// When we last told the peer that it may serve.
     last_allowed: Option<Duration>,
+    /// When the last question left to which the peer answered that it does not serve.
+    last_idle: Option<Duration>,
     serve_until: Duration,
     /// The end of the last lease, whether or not it was withdrawn.
     lease_end: Duration,
@@ -91,6 +94,7 @@ impl Machine {
             nobody_since: None,
             not_before: Duration::ZERO,
             last_allowed: None,
+            last_idle: None,
             serve_until: Duration::ZERO,
             lease_end: Duration::ZERO,
             stale: false,
@@ -202,6 +206,7 @@ impl Machine {
             Event::Gap => {
                 self.peer = Peer::Unknown;
                 self.nobody_since = None;
+                self.last_idle = None;
                 self.serve_until = Duration::ZERO;
                 self.stale |= now.at >= self.lease_end;
                 if let State::Starting { until } = &mut self.state {
@@ -315,6 +320,7 @@ impl Machine {
 
     fn peer_says(&mut self, now: Now, role: PeerRole, generation: Generation, asked_at: Duration) {
         let before = std::mem::replace(&mut self.peer, Peer::Up(role));
+        self.last_idle = matches!(role, PeerRole::Starting | PeerRole::Passive).then_some(asked_at);
         self.knew_active |= matches!(role, PeerRole::Active | PeerRole::TakingOver);
         if let State::Starting { .. } = self.state {
             self.peer_says_at_start(now, role, generation);
@@ -456,6 +462,7 @@ impl Machine {
 
     fn persist(&mut self, now: Now, cause: Cause) {
         let generation = (self.seen + 1).max(now.wall_ms);
+        self.stale = false;
         self.step(Step::Persisting { generation }, cause);
         self.actions.push_back(Action::Persist(generation));
     }
@@ -470,16 +477,25 @@ impl Machine {
         };
         if !ok {
             self.give_up(now, "state-not-written");
-        } else if self.seen >= generation {
+        } else if self.seen >= generation || self.stale {
+            // A newer one was heard of, or may have come and gone while this process stood still.
             self.persist(now, cause);
         } else {
             self.seen = generation;
             self.claim = generation;
             self.health_failed = 0;
             self.enter(State::Active { generation }, cause.name());
-            // The peer is down, resigned or fenced: the first lease needs no exchange.
-            self.stale = false;
+            self.first_lease(now);
+        }
+    }
+
+    /// A takeover ends with a lease only if the peer is known not to serve: it may have begun one of its own at the same
+    /// moment, or while this process stood still. Otherwise its next word decides.
+    fn first_lease(&mut self, now: Now) {
+        if !self.rules.has_peer || self.peer == Peer::Down {
             self.grant(now.at);
+        } else if let Some(asked_at) = self.last_idle {
+            self.grant(asked_at);
         }
     }
 

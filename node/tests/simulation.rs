@@ -294,6 +294,25 @@ fn kills_of_both() {
     ]);
 }
 
+/// The second takeover begins while the first one stands still.
+#[test]
+fn two_takeovers_at_once() {
+    simulate(&[
+        (0, Fault::Freeze(0, 2111)),
+        (2121, Fault::Kill(1, 2451)),
+        (2480, Fault::Freeze(1, 2511)),
+    ]);
+}
+
+/// The other node believes this one to be down, and serves without asking.
+#[test]
+fn forced_as_soon_as_it_runs_again() {
+    simulate(&[
+        (0, Fault::Freeze(1, 1501)),
+        (1505, Fault::Operator(1, true)),
+    ]);
+}
+
 /// `VIANET_SIMULATIONS=500` runs more of them.
 fn cases() -> u32 {
     std::env::var("VIANET_SIMULATIONS")

@@ -299,6 +299,56 @@ fn the_lease() {
 }
 
 #[test]
+fn the_first_lease_needs_to_know_that_the_peer_does_not_serve() {
+    // (what the peer says while the takeover runs, serves at once)
+    let table = [
+        (None, true),
+        (Some(PeerRole::Passive), true),
+        (Some(PeerRole::Starting), true),
+        (Some(PeerRole::TakingOver), false),
+        (Some(PeerRole::Active), false),
+    ];
+    for (role, serves) in table {
+        let mut n = Node::passive(rules(), 5);
+        n.on(Event::PeerLost);
+        if let Some(role) = role {
+            n.peer(role, 5);
+        }
+        n.finish();
+        assert_eq!(n.m.role_name(), "active", "{role:?}");
+        assert_eq!(n.serves(), serves, "{role:?}");
+        n.peer(PeerRole::Passive, 5);
+        assert!(n.serves(), "its next word decides: {role:?}");
+    }
+    let mut n = Node::passive(rules(), 5);
+    n.on(Event::Force);
+    n.on(Event::Gap);
+    n.finish();
+    assert!(!n.serves(), "after a gap nothing is known of the peer");
+    n.on(Event::PeerLost);
+    assert!(n.serves());
+}
+
+#[test]
+fn a_generation_is_drawn_again_after_a_gap() {
+    let mut n = Node::passive(rules(), 5);
+    n.on(Event::PeerLost);
+    n.done(Hook::Fence, true);
+    n.done(Hook::Promote, true);
+    let drawn = |actions: Vec<Action>| match actions[..] {
+        [Action::Persist(generation)] => generation,
+        _ => panic!("{actions:?}"),
+    };
+    let first = drawn(n.on(Event::Health(true)));
+    n.at += 5000 * MS;
+    n.on(Event::Gap);
+    let second = drawn(n.on(Event::Persisted { ok: true }));
+    assert!(second >= first + 5000, "{first} {second}");
+    n.on(Event::Persisted { ok: true });
+    assert_eq!(n.m.active(), Some(second));
+}
+
+#[test]
 fn alone_after_a_long_gap_only_a_new_generation_will_do() {
     let mut n = Node::active(rules());
     let old = n.m.active().unwrap();
