@@ -29,6 +29,8 @@ struct Node {
     mail: Vec<(u64, Event)>,
     inbox: Vec<Vec<u8>>,
     hook_fails: bool,
+    hook_takes: u64,
+    persist_takes: u64,
 }
 
 fn addr(name: &str) -> SocketAddr {
@@ -84,6 +86,8 @@ impl Node {
             mail: Vec::new(),
             inbox: Vec::new(),
             hook_fails: false,
+            hook_takes: 50,
+            persist_takes: 20,
         }
     }
 
@@ -167,7 +171,8 @@ impl Node {
             match action {
                 Action::Run { hook, .. } => {
                     let ok = !(self.hook_fails && hook != Hook::Demote);
-                    self.mail.push((ms + 50, Event::HookDone { hook, ok }));
+                    self.mail
+                        .push((ms + self.hook_takes, Event::HookDone { hook, ok }));
                 }
                 Action::Persist(generation) => {
                     assert!(
@@ -176,7 +181,8 @@ impl Node {
                         self.name
                     );
                     self.disk = (self.disk.0.max(generation), generation);
-                    self.mail.push((ms + 20, Event::Persisted { ok: true }));
+                    self.mail
+                        .push((ms + self.persist_takes, Event::Persisted { ok: true }));
                 }
                 Action::CheckHealth => self.mail.push((ms + 30, Event::Health(true))),
                 Action::EndChannels(_) => {}
@@ -197,6 +203,8 @@ enum Fault {
     Freeze(usize, u64),
     Kill(usize, u64),
     Hooks(usize, u64),
+    /// From now on, hooks and the disk of a node take so long.
+    Slow(usize, u64, u64),
     Loss(u64),
     Operator(usize, bool),
 }
@@ -207,6 +215,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         4 => (node.clone(), 20..6000_u64).prop_map(|(n, ms)| Fault::Freeze(n, ms)),
         3 => (node.clone(), 20..6000_u64).prop_map(|(n, ms)| Fault::Kill(n, ms)),
         1 => (node.clone(), 20..3000_u64).prop_map(|(n, ms)| Fault::Hooks(n, ms)),
+        2 => (node.clone(), 0..2000_u64, 0..1500_u64).prop_map(|(n, hook, disk)| Fault::Slow(n, hook, disk)),
         2 => (10..200_u64).prop_map(Fault::Loss),
         1 => (node, any::<bool>()).prop_map(|(n, force)| Fault::Operator(n, force)),
     ]
@@ -232,6 +241,9 @@ fn simulate(faults: &[(u64, Fault)]) {
                 Fault::Freeze(n, time) => nodes[n].frozen_until = ms + time,
                 Fault::Kill(n, time) => nodes[n].dead_until = Some(ms + time),
                 Fault::Hooks(n, time) => hooks_until[n] = ms + time,
+                Fault::Slow(n, hook, disk) => {
+                    (nodes[n].hook_takes, nodes[n].persist_takes) = (hook, disk);
+                }
                 Fault::Loss(time) => loss_until = ms + time,
                 Fault::Operator(n, force) if nodes[n].runs(ms) => {
                     let event = if force { Event::Force } else { Event::Resign };
