@@ -154,6 +154,13 @@ impl Driver {
         self.conn.control.owner.load(Ordering::Acquire) == fork::process_token()
     }
 
+    /// Looks at what no event tells: a process that shares the connection died in the middle of something.
+    pub fn look_around(&self) {
+        if let Some(channel) = self.current.as_ref().filter(|_| self.owned()) {
+            channel.wire.look_for_the_dead();
+        }
+    }
+
     /// Whether somebody uses the descriptor without the library; see [`Conn::pump`] and [`Conn::absorb`].
     pub fn pump(&self) -> bool {
         self.far_watched && self.owned() && (self.conn.pump() | self.conn.absorb())

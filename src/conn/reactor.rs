@@ -408,6 +408,7 @@ impl Reactor {
         }
         if now >= self.look {
             self.look = now + LOOK;
+            self.drivers.values().for_each(Driver::look_around);
             let read = |id: &u64| self.drivers[id].pump().then_some((*id, now + SHARED_FOR));
             self.shared.extend(self.drivers.keys().filter_map(read));
         }

@@ -72,6 +72,9 @@ pub trait Wire: Send + Sync {
     fn owes(&self) -> bool {
         false
     }
+    /// Called now and then in a process that may share the wire with forked ones: breaks the transport if one of them died
+    /// while it used it.
+    fn look_for_the_dead(&self) {}
     /// Asks the peer for a sign of life over the channel itself; [`Wire::heard`] grows when it comes.
     fn keep_alive(&self, _channel: &Channel) -> Result<(), Broken> {
         Ok(())

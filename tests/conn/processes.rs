@@ -86,7 +86,8 @@ fn they_use_it_in_turn() {
     let bed = bed(32, Behaviour::Echo);
     for transport in transports() {
         let fd = bed.connect(transport);
-        for _ in 0..3 {
+        // Often: a child ends at once after its call, whatever its I/O thread is in the middle of.
+        for _ in 0..40 {
             assert!(echo(fd, b"parent"));
             assert_ends_well(in_child(|| echo(fd, b"child")));
             if transport == Transport::Rdma {

@@ -4,7 +4,7 @@ use super::PATIENCE;
 use super::c::{How, Program};
 use super::programs::Background;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -18,6 +18,8 @@ pub struct SqlLine {
     pub events: Vec<String>,
     /// Descriptors of the `CONNECTED` lines so far.
     pub connects: Vec<String>,
+    /// The library's log, if it writes one.
+    journal: Option<PathBuf>,
 }
 
 impl SqlLine {
@@ -56,6 +58,9 @@ impl SqlLine {
             lines,
             events: Vec::new(),
             connects: Vec::new(),
+            journal: (env.iter())
+                .find(|(name, _)| *name == "VIANET_DEBUG")
+                .map(|(_, path)| path.to_path_buf()),
         };
         while client.connects.is_empty() {
             let _ = client.next_line();
@@ -91,8 +96,14 @@ impl SqlLine {
     pub fn sql(&mut self, statement: &str) -> serde_json::Value {
         self.send(statement);
         let line = self.answer();
-        let answer: serde_json::Value =
-            serde_json::from_str(&line).unwrap_or_else(|e| panic!("{statement}: {line}: {e}"));
+        let answer: serde_json::Value = serde_json::from_str(&line).unwrap_or_else(|e| {
+            let journal = self
+                .journal
+                .as_ref()
+                .and_then(|path| std::fs::read_to_string(path).ok());
+            let journal = journal.unwrap_or_default();
+            panic!("{statement}: {line}: {e}\n--- the library's log\n{journal}")
+        });
         assert_eq!(answer["ok"], true, "{statement}: {line}");
         answer
     }

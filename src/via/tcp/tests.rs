@@ -1,5 +1,6 @@
 //! The provider end to end over loopback. [`Node`] and [`connect`] are the two sides that the other test files use too.
 
+mod dead;
 mod hostile;
 mod resuming;
 mod streams;

@@ -13,7 +13,7 @@
 //! hand over, nobody waits). After a failed send only the receive half reports the break, so that a disconnect packet
 //! that is still in the socket is read first.
 
-use super::words::{self, Pending, RxWords, TxWords};
+use super::words::{self, Before, Pending, RxWords, TxWords};
 use crate::via::channel::{Awaited, Channel, Wire};
 use crate::via::packet::{self, FLAG_ANSWER, FLAG_FIN, HEADER_BYTES, Header, Type};
 use crate::via::ring::{Ring, RingConsumer, RingProducer};
@@ -94,7 +94,12 @@ impl TcpWire {
 
     /// Under the driver token: takes what is there, with `nap` after a short sleep until something is.
     fn receive_all(&self, nap: bool) -> Result<Awaited, Broken> {
-        let received = self.tx_words.read_alone(|| self.receive_alone(nap));
+        let received = self.tx_words.read_alone(|before| {
+            if before == Before::Died {
+                self.orphaned();
+            }
+            self.receive_alone(nap)
+        });
         received.unwrap_or(Ok(Awaited::Nothing))
     }
 
@@ -346,6 +351,14 @@ impl TcpWire {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
+    /// A process died while it sent or read. How far it came is known to nobody here, and to the peer: the transport ends,
+    /// and a resumption goes on from the offsets.
+    fn orphaned(&self) {
+        let text = "a process that shared the connection died while it used it";
+        let _ = self.broken.set(Broken::Transport(text.into()));
+        self.die();
+    }
+
     /// Sends what is left of the packet that was begun.
     fn send_begun(&self) -> io::Result<bool> {
         let mut moved = false;
@@ -433,7 +446,10 @@ impl TcpWire {
     /// Sends what can be sent. True if anything moved.
     pub(super) fn send_locked(&self) -> bool {
         let mut moved = false;
-        self.tx_words.alone(|| moved |= self.send_all());
+        self.tx_words.alone(|before| match before {
+            Before::Finished => moved |= self.send_all(),
+            Before::Died => self.orphaned(),
+        });
         moved
     }
 }
@@ -511,6 +527,12 @@ impl Wire for TcpWire {
         self.tx_words.set(words::ASK);
         self.send_locked();
         Ok(())
+    }
+
+    fn look_for_the_dead(&self) {
+        if self.tx_words.is_orphaned() {
+            self.orphaned();
+        }
     }
 
     fn heard(&self) -> u64 {

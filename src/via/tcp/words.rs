@@ -45,6 +45,8 @@ pub const END: u64 = 1 << 6;
 pub const DISCONNECTED: u64 = 1 << 7;
 /// Where the reason is.
 const END_REASON: u32 = 32;
+/// In the word of the thread that sends: once more.
+const AGAIN: u64 = 1 << 32;
 
 /// The packet of which the kernel has taken a part of the header, or not even that.
 #[derive(Clone, Copy)]
@@ -155,8 +157,8 @@ impl TxWords {
     }
 
     /// Runs `f`, which reads the socket, unless another process does so now: a parent and its child may both wait for the
-    /// same bytes. (Threads of one process are kept apart by the driver token.)
-    pub fn read_alone<T>(&self, f: impl FnOnce() -> T) -> Option<T> {
+    /// same bytes. (Threads of one process are kept apart by the driver token.) `f` is told who had it before.
+    pub fn read_alone<T>(&self, f: impl FnOnce(Before) -> T) -> Option<T> {
         let (reader, me) = (self.word(READER), u64::from(thread::id()));
         let mut seen = 0;
         while let Err(holder) =
@@ -165,38 +167,65 @@ impl TxWords {
             if holder != 0 && thread::is_alive(holder as u32) {
                 return None;
             }
-            // Free again, or killed in the middle: then what it left is found out by the packets.
             seen = holder;
         }
-        let result = f();
+        let result = f(Before::of(seen));
         reader.store(0, Ordering::Release);
         Some(result)
     }
 
     /// Runs `f` alone; false if another thread does: it then runs once more after what it does now, so that whatever the
-    /// caller wanted to be looked at is looked at. Nobody ever waits.
-    pub fn alone(&self, mut f: impl FnMut()) -> bool {
-        const FREE: u64 = 0;
-        const HELD: u64 = 1;
-        const AGAIN: u64 = 2;
-        let lock = self.word(LOCK);
-        if lock
-            .compare_exchange(FREE, HELD, Ordering::AcqRel, Ordering::Acquire)
-            .is_err()
-        {
-            let taken = lock.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
-                Some(if state == FREE { HELD } else { AGAIN })
-            });
-            if taken != Ok(FREE) {
+    /// caller wanted to be looked at is looked at. Nobody ever waits. `f` is told who had it before.
+    pub fn alone(&self, mut f: impl FnMut(Before)) -> bool {
+        let (lock, me) = (self.word(LOCK), u64::from(thread::id()));
+        let mut seen = 0;
+        while let Err(now) = lock.compare_exchange(seen, me, Ordering::AcqRel, Ordering::Acquire) {
+            seen = now;
+            if seen == 0 || !thread::is_alive(seen as u32) {
+                continue;
+            }
+            let told =
+                lock.compare_exchange(seen, seen | AGAIN, Ordering::AcqRel, Ordering::Acquire);
+            if told.is_ok() {
                 return false;
             }
         }
+        let mut before = Before::of(seen);
         loop {
-            f();
-            match lock.compare_exchange(HELD, FREE, Ordering::AcqRel, Ordering::Acquire) {
+            f(before);
+            before = Before::Finished;
+            match lock.compare_exchange(me, 0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return true,
-                Err(_) => lock.store(HELD, Ordering::Release),
+                Err(_) => lock.store(me, Ordering::Release),
             }
+        }
+    }
+
+    /// Whether a thread that does not exist any more is the one that reads, or sends.
+    pub fn is_orphaned(&self) -> bool {
+        let dead = |word| {
+            let holder = self.word(word).load(Ordering::Acquire);
+            holder != 0 && !thread::is_alive(holder as u32)
+        };
+        dead(LOCK) || dead(READER)
+    }
+}
+
+/// What became of the thread that read or sent before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// It finished.
+    Finished,
+    /// It died in the middle (a forked child that ended, or was killed): what it took from the socket or gave to it is not
+    /// known.
+    Died,
+}
+
+impl Before {
+    fn of(holder: u64) -> Self {
+        match holder {
+            0 => Self::Finished,
+            _ => Self::Died,
         }
     }
 }
