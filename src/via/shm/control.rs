@@ -11,7 +11,7 @@ use rustix::net::{
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Most descriptors in one message; more are dropped by the kernel.
 const MAX_FDS: usize = 2;
@@ -19,7 +19,7 @@ const MAX_FDS: usize = 2;
 /// A control connection after the handshake. All calls are non-blocking.
 pub(super) struct Control {
     fd: Arc<OwnedFd>,
-    /// The beginning of a packet. Never waited for: whoever holds it reads everything there is.
+    /// The beginning of a packet. Whoever holds it reads everything there is.
     partial: Mutex<Vec<u8>>,
     over: OnceLock<Broken>,
     /// Packets that came.
@@ -40,12 +40,29 @@ impl Control {
         self.fd.as_fd()
     }
 
-    /// Reads what came: descriptors go to `take`, packets are dealt with. `Err`: the channel is over, and how; for ever.
+    /// Reads what came: descriptors go to `take`, packets are dealt with. Does nothing while another thread does it. `Err`:
+    /// the channel is over, and how; for ever.
     pub(super) fn read(
         &self,
+        take: impl FnMut(OwnedFd) -> Result<(), String>,
+    ) -> Result<bool, Broken> {
+        self.read_holding(self.partial.try_lock().ok(), take)
+    }
+
+    /// The same, after another thread that does it now.
+    pub(super) fn read_in_turn(
+        &self,
+        take: impl FnMut(OwnedFd) -> Result<(), String>,
+    ) -> Result<bool, Broken> {
+        self.read_holding(self.partial.lock().ok(), take)
+    }
+
+    fn read_holding(
+        &self,
+        partial: Option<MutexGuard<'_, Vec<u8>>>,
         mut take: impl FnMut(OwnedFd) -> Result<(), String>,
     ) -> Result<bool, Broken> {
-        if let Ok(mut partial) = self.partial.try_lock()
+        if let Some(mut partial) = partial
             && self.over.get().is_none()
             && let Err(broken) = self.read_all(&mut partial, &mut take)
         {

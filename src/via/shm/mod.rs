@@ -26,7 +26,7 @@ use super::ring::RingProducer;
 use super::{Broken, ConnectError, ConnectRequest, Connecting, EndReason, Interest, Listener};
 use super::{ListenConfig, Provider, Transport};
 use control::Control;
-use rustix::fd::BorrowedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -114,13 +114,18 @@ impl Wire for ShmWire {
 
 impl ShmWire {
     fn read_control(&self) -> Result<bool, Broken> {
-        self.control.read(|fd| match &self.peer {
+        self.control.read(|fd| self.keep_bell(fd))
+    }
+
+    /// Takes a descriptor that came over the control connection.
+    fn keep_bell(&self, fd: OwnedFd) -> Result<(), String> {
+        match &self.peer {
             PeerBell::Client { uid, bell: cell } => match FarBell::new(fd, *uid) {
                 Ok(bell) => cell.set(bell).map_err(|_| "a second bell".to_owned()),
                 Err(e) => Err(e.to_string()),
             },
             _ => Err("a descriptor that was not asked for".to_owned()),
-        })
+        }
     }
 
     /// Runs `f` on the peer's bell, which may have to be fetched first.
@@ -129,8 +134,10 @@ impl ShmWire {
             PeerBell::Node(bell) => f(bell),
             PeerBell::Client { bell: cell, .. } => {
                 if cell.get().is_none() {
-                    // An error shows again when the channel is driven.
-                    let _ = self.read_control();
+                    // It was sent before the client can want to be rung, and another thread may have it in hand: a ring
+                    // that went nowhere would pass for one that somebody took. An error shows again when the channel is
+                    // driven.
+                    let _ = self.control.read_in_turn(|fd| self.keep_bell(fd));
                 }
                 if let Some(bell) = cell.get() {
                     f(bell);

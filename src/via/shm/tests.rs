@@ -237,3 +237,44 @@ fn where_there_is_no_daemon_the_reason_says_which() {
         "{refused:?}"
     );
 }
+
+/// The client's bell comes by the control connection, which another thread may be reading at this moment: a ring that
+/// went nowhere would leave a word that says RUNG, and the client would take the byte for one that somebody else read.
+#[test]
+fn a_ring_waits_for_the_bell_that_another_thread_fetches() {
+    use crate::via::bell::AppBell;
+    use crate::via::packet::{Header, Type, packet};
+    use rustix::fd::AsFd;
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socketpair};
+    use std::sync::Arc;
+    let (unix, stream) = (AddressFamily::UNIX, SocketType::STREAM);
+    let (ours, theirs) = socketpair(unix, stream, SocketFlags::NONBLOCK, None).unwrap();
+    let (app, bell) = AppBell::pair().unwrap();
+    let hello = packet(Header::new(Type::KeepAlive), &[]);
+    control::send(theirs.as_fd(), &hello, &[bell.far.as_fd()]).unwrap();
+    let wire = ShmWire {
+        control: Control::new(Arc::new(ours)),
+        peer: PeerBell::Client {
+            uid: rustix::process::geteuid().as_raw(),
+            bell: OnceLock::new(),
+        },
+        _slot: None,
+    };
+    let (fetched, in_hand) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let kept = wire.control.read(|fd| {
+                fetched.send(()).unwrap();
+                // Stands still between the two for as long as the other needs to come.
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                wire.keep_bell(fd)
+            });
+            assert_eq!(kept, Ok(false));
+        });
+        in_hand.recv().unwrap();
+        Bell::ring(&wire, b"t");
+    });
+    let mut token = [0; 2];
+    let got = recv(&app, &mut token, RecvFlags::DONTWAIT).map(|(n, _)| n);
+    assert_eq!((got, token[0]), (Ok(1), b't'));
+}
