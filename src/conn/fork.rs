@@ -85,6 +85,9 @@ extern "C" fn child() {
     queries::forget();
     // A connect in progress belongs to the parent; a copy of the far end would only hide its failure.
     table::for_each(|_, conn| {
+        if let Some((_, channel)) = &conn.slow.lock().channel {
+            channel.after_fork();
+        }
         if let Some(bell) = &*conn.bell.lock() {
             bell.after_fork();
         }

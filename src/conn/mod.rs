@@ -317,12 +317,22 @@ fn wait_until_connected(conn: &Conn) -> Result<()> {
 fn enlist(conn: &Arc<Conn>, numbers: &[RawFd]) -> Result<()> {
     conn.set_numbers(numbers);
     for fd in numbers {
-        if !table::insert(*fd, Arc::clone(conn)) {
+        if !make_known(*fd, Arc::clone(conn)) {
             let text = format!("descriptor {fd} is beyond what the library can serve");
             return Err(Error::new(Kind::OutOfDescriptors, text));
         }
     }
     Ok(())
+}
+
+/// Puts a connection into the table that may not be there yet. Not while the process forks: what a child finds there must
+/// have been seen by `fork::prepare`, or a lock of it may be held for ever.
+fn make_known(fd: RawFd, conn: Arc<Conn>) -> bool {
+    // Outside: an older connection of the number may have threads inside, which are waited for.
+    table::remove(fd);
+    // A signal handler may have interrupted the thread that holds it: that one is not in the middle of a fork.
+    let _no_fork = reactor::handle_lock().lock(None);
+    table::insert(fd, conn)
 }
 
 /// The connection of `fd`, if `fd` is known to be one of ours. Lock-free, no system call, async-signal-safe; a few
@@ -379,7 +389,7 @@ pub fn close(fd: RawFd) -> Result<()> {
         && let Some(other) = adopt::number_of(conn.inode)
     {
         conn.add_number(other);
-        table::insert(other, conn);
+        make_known(other, conn);
     }
     Ok(())
 }

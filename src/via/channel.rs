@@ -232,7 +232,7 @@ impl Channel {
         }
     }
 
-    /// In a forked child that takes the connection over: forgets what threads of the parent were doing.
+    /// In a forked child, while it has one thread: forgets what threads of the parent were doing.
     pub fn after_fork(&self) {
         for token in [&self.driving_rx, &self.driving_tx, &self.pilot] {
             token.give_back();

@@ -8,6 +8,23 @@ pub use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use std::time::Duration;
 
+/// Names this thread, among those of all processes; below 2^29.
+#[cfg(not(loom))]
+pub fn me() -> u32 {
+    crate::thread::id()
+}
+
+/// The same among the threads of a model, which are one thread of the system.
+#[cfg(loom)]
+pub fn me() -> u32 {
+    use std::sync::atomic::AtomicU32;
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loom::thread_local! {
+        static ME: u32 = NEXT.fetch_add(1, Ordering::Relaxed) & 0xff_ffff;
+    }
+    ME.with(|me| *me)
+}
+
 /// Why a sleep on a word ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {

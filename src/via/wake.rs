@@ -6,7 +6,7 @@
 //! | state | true in it | a publisher |
 //! | --- | --- | --- |
 //! | ARMED | resting: ring and bell are empty | takes it to RINGING, rings, takes it to RUNG |
-//! | RINGING | a publisher is about to send the token | does nothing |
+//! | RINGING | a publisher, which it names, is about to send the token | does nothing |
 //! | RUNG | the token was sent (or the stream's end was shown) | does nothing |
 //! | INSIDE | a thread is in our code and looks again before it leaves | does nothing |
 //! | FUTEX | that thread sleeps on the word | takes it to INSIDE and wakes it |
@@ -21,7 +21,7 @@
 //! the index. Store, then load: that needs a sequentially consistent fence on both sides; acquire and release alone
 //! lost 43,000 wake-ups in 1.5 million on x86.
 
-use super::sync::{AtomicU32, Ordering, fence, futex_wake};
+use super::sync::{AtomicU32, Ordering, fence, futex_wake, me};
 
 /// Resting; the next publisher rings.
 pub const ARMED: u32 = 0;
@@ -31,8 +31,14 @@ pub const RUNG: u32 = 1;
 pub const INSIDE: u32 = 2;
 /// The thread inside sleeps on the word.
 pub const FUTEX: u32 = 3;
-/// A token is about to be sent.
+/// A token is about to be sent; in the lowest bits, with the thread that sends it above. (One that is held up after its
+/// token was taken must not take another one's RINGING for its own.)
 pub const RINGING: u32 = 4;
+
+/// Whether a word says RINGING.
+pub fn is_ringing(word: u32) -> bool {
+    word & 7 == RINGING
+}
 
 /// Space word: a send would not block, or at least nobody was told otherwise.
 pub const OPEN: u32 = 0;
@@ -57,6 +63,7 @@ pub enum Entered {
 /// the token and says whether it did: the consumer may have come, taken everything and left meanwhile, and then a word
 /// that said RUNG with an empty bell would silence every later publisher. `ring(true)` sends some token in any case.
 pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) -> bool) {
+    let ringing = RINGING | me() << 3;
     // Bounded, since `unread` looks at what another process can write.
     for _ in 0..100 {
         fence(Ordering::SeqCst);
@@ -66,7 +73,7 @@ pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) 
         let mut state = word.load(Ordering::Acquire);
         loop {
             let next = match state {
-                ARMED => RINGING,
+                ARMED => ringing,
                 FUTEX => INSIDE,
                 _ => return,
             };
@@ -79,7 +86,7 @@ pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) 
         let rung = ring(false);
         let next = if rung { RUNG } else { ARMED };
         // Fails when the consumer came in meanwhile; it waits for a token then and throws it away.
-        let left = word.compare_exchange(RINGING, next, Ordering::AcqRel, Ordering::Relaxed);
+        let left = word.compare_exchange(ringing, next, Ordering::AcqRel, Ordering::Relaxed);
         if left.is_err() && !rung {
             ring(true);
         }
@@ -94,14 +101,14 @@ pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) 
 pub fn enter(word: &AtomicU32) -> Entered {
     // A publisher that is between two instructions decides within them whether there is a token.
     for _ in 0..RINGING_LOOKS {
-        if word.load(Ordering::Acquire) != RINGING {
+        if !is_ringing(word.load(Ordering::Acquire)) {
             break;
         }
         super::sync::pause();
     }
     match word.swap(INSIDE, Ordering::AcqRel) {
         RUNG => Entered::Rung,
-        RINGING => Entered::Late,
+        word if is_ringing(word) => Entered::Late,
         _ => Entered::Quiet,
     }
 }
@@ -205,6 +212,9 @@ pub fn leave_full(word: &AtomicU32, enough: impl FnOnce() -> bool) -> bool {
             .compare_exchange(FULL, OPEN, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok()
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 #[cfg(all(test, loom))]
 mod loom_tests;

@@ -106,6 +106,73 @@ fn they_use_it_in_turn() {
 }
 
 #[test]
+fn a_thread_inside_goes_on_when_the_connection_comes_back() {
+    let bed = bed(37, Behaviour::Echo);
+    for transport in transports() {
+        if transport == Transport::Rdma {
+            continue; // what the child has used cannot be handed back
+        }
+        let fd = bed.connect(transport);
+        let (tell, told) = std::sync::mpsc::channel();
+        let receiver = std::thread::spawn(move || {
+            while let Ok(1..) = conn::find(fd).unwrap().recv(&mut [0; 1], 0) {
+                let _ = tell.send(());
+            }
+        });
+        for round in 0..50 {
+            assert_ends_well(in_child(|| {
+                let conn = conn::find(fd);
+                conn.is_ok_and(|c| c.send(&[IoSlice::new(b"c")], 0).is_ok())
+            }));
+            send_all(fd, b"p");
+            for who in ["child", "parent"] {
+                // Less than the longest sleep of a thread inside.
+                let came = told.recv_timeout(Duration::from_secs(20));
+                assert!(came.is_ok(), "{transport}: the {who}'s byte, round {round}");
+            }
+        }
+        conn::find(fd).unwrap().shutdown(conn::How::Write).unwrap();
+        receiver.join().unwrap();
+        conn::close(fd).unwrap();
+    }
+}
+
+#[test]
+fn children_of_a_process_that_connects_in_other_threads() {
+    let bed = bed(38, Behaviour::Echo);
+    let fd = bed.connect(Transport::Shm);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for transport in [Transport::Shm, Transport::Tcp] {
+            let (bed, stop) = (&bed, &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let fd = bed.connect(transport);
+                    assert!(echo(fd, b"x"));
+                    conn::close(fd).unwrap();
+                }
+            });
+        }
+        for _ in 0..200 {
+            let child = in_child(|| echo(fd, b"child"));
+            let mut status = -1;
+            let end = std::time::Instant::now() + PATIENCE;
+            // SAFETY: one valid int.
+            while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
+                if std::time::Instant::now() > end {
+                    eprintln!("child {child} hangs");
+                    std::thread::sleep(Duration::from_secs(600));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            assert_eq!(status, 0);
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    conn::close(fd).unwrap();
+}
+
+#[test]
 fn a_child_connects_for_itself() {
     let bed = bed(33, Behaviour::Echo);
     let fd = bed.connect(Transport::Tcp);

@@ -16,7 +16,6 @@ impl Driver {
             self.over = true;
             return;
         };
-        channel.after_fork();
         let transport = channel.wire.transport();
         let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
         let mut story = vec![

@@ -32,7 +32,8 @@ impl Channel {
         if spun == Spun::Hit {
             // A poll that comes before the token sleeps.
             for _ in 0..TOKEN_LOOKS {
-                if !matches!(word.load(Ordering::Acquire), wake::ARMED | wake::RINGING) {
+                let now = word.load(Ordering::Acquire);
+                if now != wake::ARMED && !wake::is_ringing(now) {
                     break;
                 }
                 std::hint::spin_loop();
