@@ -44,17 +44,7 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str) -> Outcome<Node> {
             shm: true,
             ..Listen::default()
         },
-        authority: match lab.meta.engine {
-            // No database has to be promoted: a takeover may be quick. Half a second is what a busy machine of two
-            // processors takes a daemon off for now and then.
-            Engine::PostgresShared => Authority::Keepalive {
-                interval_ms: 50,
-                lost_after: 10,
-                start_wait_ms: 1_000,
-                retry_ms: 1_000,
-            },
-            _ => Authority::default(),
-        },
+        authority: authority(lab),
         limits: Limits::default(),
         peers: vec![Peer {
             node: peer.name().into(),
@@ -64,6 +54,23 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str) -> Outcome<Node> {
             .map(|name| server(lab, node, name))
             .collect::<Outcome<_>>()?,
     })
+}
+
+fn authority(lab: &Lab) -> Authority {
+    let mut authority = match lab.meta.engine {
+        // No database has to be promoted: a takeover may be quick. Half a second is what a busy machine of two
+        // processors takes a daemon off for now and then.
+        Engine::PostgresShared => Authority::Keepalive {
+            interval_ms: 50,
+            lost_after: 10,
+            start_wait_ms: 1_000,
+            retry_ms: 1_000,
+        },
+        _ => Authority::default(),
+    };
+    let Authority::Keepalive { interval_ms, .. } = &mut authority;
+    *interval_ms = lab.meta.keepalive_ms.unwrap_or(*interval_ms);
+    authority
 }
 
 fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {

@@ -160,6 +160,9 @@ pub struct Meta {
     pub engine: Engine,
     /// Where the lab is on the loopback network.
     pub subnet: Subnet,
+    /// How often the nodes ask each other; `None`: as the engine wants it.
+    #[serde(default)]
+    pub keepalive_ms: Option<u64>,
     /// `lab up` has finished.
     pub up: bool,
     /// `lab down --keep` was run: only files are left.

@@ -66,6 +66,10 @@ enum Command {
         /// Addresses 127.0.N.11 and 127.0.N.12 in place of 127.0.0.11 and 127.0.0.12.
         #[arg(long, default_value = "127.0.0", value_name = "127.0.N")]
         subnet: Subnet,
+        /// How often the nodes ask each other, in milliseconds. More on a machine that is busy: a node that stands still
+        /// for as long trusts itself no more.
+        #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=10_000))]
+        keepalive_ms: Option<u64>,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -115,11 +119,16 @@ pub fn run(args: Args) -> Outcome {
 }
 
 fn carry_out(args: Args) -> Outcome {
-    if let Command::Up { engine, subnet } = args.command {
+    if let Command::Up {
+        engine,
+        subnet,
+        keepalive_ms,
+    } = args.command
+    {
         let dir = args.dir.ok_or_else(|| {
             Failure::refused("where? `vianet lab up --dir DIR`, for example --dir /tmp/lab")
         })?;
-        let lab = up::up(&dir, engine, subnet, &Interrupt::install()?)?;
+        let lab = up::up(&dir, engine, subnet, keepalive_ms, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);
         return Ok(());
     }

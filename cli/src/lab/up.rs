@@ -21,7 +21,13 @@ use std::time::{Duration, Instant};
 const AGREE: Duration = Duration::from_secs(60);
 
 /// Starts a lab in `dir`. On failure and on Ctrl-C everything is stopped and removed again.
-pub fn up(dir: &Path, engine: Engine, subnet: Subnet, stop: &Interrupt) -> Outcome<Lab> {
+pub fn up(
+    dir: &Path,
+    engine: Engine,
+    subnet: Subnet,
+    keepalive_ms: Option<u64>,
+    stop: &Interrupt,
+) -> Outcome<Lab> {
     let daemon = daemon_program()?;
     let database_user = match engine {
         Engine::Embedded => None,
@@ -40,6 +46,7 @@ pub fn up(dir: &Path, engine: Engine, subnet: Subnet, stop: &Interrupt) -> Outco
             id: id.iter().map(|b| format!("{b:02x}")).collect(),
             engine,
             subnet,
+            keepalive_ms,
             up: false,
             down: false,
             made_dir,
