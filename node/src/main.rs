@@ -1,6 +1,7 @@
 //! `vianetd`: the node daemon. See `docs/operations.md`.
 
 use clap::Parser;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -32,9 +33,11 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // Else it panics where standard error cannot be written (a full disk, a pipe that nobody reads).
+        .log_internal_errors(false)
         .init();
     let fail = |code: u8, text: &str| {
-        eprintln!("vianetd: {text}");
+        say(text);
         ExitCode::from(code)
     };
     let config = match Node::load(&args.config) {
@@ -45,8 +48,10 @@ fn main() -> ExitCode {
         return fail(2, &format!("{}: {e}", args.config.display()));
     }
     if args.check_config {
-        println!("{}: good", args.config.display());
-        return ExitCode::SUCCESS;
+        return match writeln!(std::io::stdout(), "{}: good", args.config.display()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => fail(1, &format!("standard output: {e}")),
+        };
     }
     let control = config.control_path();
     let daemon = match Daemon::start(config) {
@@ -65,6 +70,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// To standard error, if that can be written: the exit status says it too.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "vianetd: {text}");
+}
+
 fn on_signals(daemon: &Daemon) -> std::io::Result<()> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
@@ -75,7 +85,7 @@ fn on_signals(daemon: &Daemon) -> std::io::Result<()> {
             let mut second = false;
             for _ in signals.forever() {
                 if second {
-                    eprintln!("vianetd: second signal: ending at once");
+                    say("second signal: ending at once");
                     hooks::end_all();
                     std::process::exit(1);
                 }

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use vianet::resolve::Role;
@@ -55,6 +55,35 @@ fn check_config_says_what_is_wrong() {
         code == Some(2) && text.contains("mystery") && text.contains("node-a.toml"),
         "{text}"
     );
+}
+
+/// The log is on a full disk, or whoever read it is gone: lines are lost, and nothing else.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let (reader, unread) = std::io::pipe().unwrap();
+    drop(reader);
+    for (subnet, log) in [(219, Stdio::from(full.unwrap())), (220, unread.into())] {
+        let mut lab = Lab::of(1, subnet, |_, _| {});
+        let node = &mut lab.nodes[0];
+        let Upstream::Tcp(addr) = node.config.servers[0].upstream else {
+            unreachable!("the lab's upstreams are TCP")
+        };
+        common::echo(addr);
+        let mut daemon = Command::new(env!("CARGO_BIN_EXE_vianetd"));
+        let daemon = daemon.arg("--config").arg(&node.path).stderr(log);
+        node.child = Some(daemon.spawn().unwrap());
+        lab.wait_active(0);
+        lab.nodes[0].signal(15);
+        let end = lab.nodes[0].child.as_mut().unwrap().wait().unwrap();
+        assert_eq!(end.code(), Some(0), "127.0.{subnet}: {end}");
+    }
+    // What cannot be said has its exit status all the same.
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+    let mut vianetd = Command::new(env!("CARGO_BIN_EXE_vianetd"));
+    let vianetd = vianetd.args(["--config", "/nonexistent/node.toml"]);
+    let end = vianetd.stderr(full.unwrap()).status().unwrap();
+    assert_eq!(end.code(), Some(2), "{end}");
 }
 
 #[test]
