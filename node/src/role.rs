@@ -227,8 +227,7 @@ impl Machine {
                 self.nobody_since = None;
                 if self.stale && self.active().is_some() {
                     // Nobody can say whether there was a newer generation: only one of our own is safe.
-                    self.leave_active(now, "alone-after-gap", EndReason::NotActive);
-                    self.not_before = now.at;
+                    self.leave_active("alone-after-gap", EndReason::NotActive);
                 }
                 self.tick(now);
             }
@@ -237,15 +236,13 @@ impl Machine {
             Event::Persisted { ok } => self.persisted(now, ok),
             Event::Force => self.force(now),
             Event::Resign => match self.state {
-                State::Active { .. } => {
-                    self.leave_active(now, "operator", EndReason::NotActive);
-                }
+                State::Active { .. } => self.resign(now, "operator", EndReason::NotActive),
                 State::TakingOver { .. } => self.give_up(now, "operator"),
                 _ => {}
             },
             Event::Stop => {
                 if let State::Active { .. } = self.state {
-                    self.leave_active(now, "stopping", EndReason::Stopping);
+                    self.leave_active("stopping", EndReason::Stopping);
                 }
                 self.enter(State::Stopped, "stopping");
             }
@@ -333,7 +330,7 @@ impl Machine {
             State::Active { generation: own } => {
                 let tie = role == PeerRole::Active && generation == own && self.rules.yields;
                 if newer || tie {
-                    self.leave_active(now, "higher-generation", EndReason::NotActive);
+                    self.leave_active("higher-generation", EndReason::NotActive);
                 } else if matches!(role, PeerRole::Starting | PeerRole::Passive) {
                     self.stale = false;
                     self.grant(asked_at);
@@ -453,7 +450,7 @@ impl Machine {
             State::Active { .. } => {
                 self.health_failed += 1;
                 if self.health_failed >= self.rules.health_failures {
-                    self.leave_active(now, "server-failed", EndReason::UpstreamLost);
+                    self.resign(now, "server-failed", EndReason::UpstreamLost);
                 }
             }
             _ => {}
@@ -509,13 +506,15 @@ impl Machine {
         self.enter(State::Passive, why);
     }
 
-    fn leave_active(&mut self, now: Now, why: &'static str, end: EndReason) {
-        self.not_before = now.at
-            + if self.rules.has_peer {
-                self.rules.retry
-            } else {
-                Duration::ZERO
-            };
+    /// Leaves the name to the peer, which gets the time to take it.
+    fn resign(&mut self, now: Now, why: &'static str, end: EndReason) {
+        if self.rules.has_peer {
+            self.not_before = now.at + self.rules.retry;
+        }
+        self.leave_active(why, end);
+    }
+
+    fn leave_active(&mut self, why: &'static str, end: EndReason) {
         self.serve_until = Duration::ZERO;
         self.nobody_since = None;
         self.actions.push_back(Action::EndChannels(end));

@@ -275,6 +275,15 @@ fn a_higher_generation_ends_an_active() {
 }
 
 #[test]
+fn who_gave_way_to_a_higher_generation_takes_over_as_any_passive_node() {
+    let mut n = Node::active(rules());
+    n.peer(PeerRole::Active, n.m.active().unwrap() + 1);
+    n.done(Hook::Demote, true);
+    n.at += 10 * MS;
+    assert_eq!(runs(&n.on(Event::PeerLost)), [Hook::Fence]);
+}
+
+#[test]
 fn the_lease() {
     let mut n = Node::active(rules());
     assert!(n.serves());
