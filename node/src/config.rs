@@ -261,25 +261,35 @@ impl Server {
 #[serde(deny_unknown_fields, default)]
 pub struct Hooks {
     /// Makes sure that the other node's SQL server cannot write any more. Its failure stops the takeover.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
     pub fence: Vec<String>,
     /// Its time limit.
     pub fence_timeout_ms: u64,
     /// Makes this node's SQL server writable. Its failure stops the takeover.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
     pub promote: Vec<String>,
     /// Its time limit.
     pub promote_timeout_ms: u64,
     /// Run when this node stops being active. Its failure is logged.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
     pub demote: Vec<String>,
     /// Its time limit.
     pub demote_timeout_ms: u64,
     /// Whether the SQL server can be written to. Without it: whether it accepts a connection.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
     pub health: Vec<String>,
     /// The time limit of a health check, hook or not.
     pub health_timeout_ms: u64,
+}
+
+/// What is written down for a hook must be a program: an empty list would be a fence that always succeeds.
+fn argv<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let argv = Vec::<String>::deserialize(from)?;
+    if argv.first().is_none_or(String::is_empty) {
+        let text = "names no program: write [\"PROGRAM\", \"ARGUMENT\", ...], or remove the key";
+        return Err(serde::de::Error::custom(text));
+    }
+    Ok(argv)
 }
 
 impl Hooks {
@@ -425,7 +435,13 @@ impl Node {
         let bad = |text: String| ConfigError(format!("{}: {text}", path.display()));
         let text =
             std::fs::read_to_string(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
-        let mut node: Self = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let mut node: Self = toml::from_str(&text).map_err(|e| {
+            let remedy = match e.message() {
+                "invalid socket address syntax" => "write ADDRESS:PORT or [V6]:PORT\n",
+                _ => "",
+            };
+            bad(format!("{e}{remedy}"))
+        })?;
         let dir = path.parent().unwrap_or(Path::new("."));
         for p in [&mut node.state_dir, &mut node.shm_dir]
             .into_iter()

@@ -265,18 +265,12 @@ impl Server {
         range(&at("health_failures"), self.health_failures.into(), 1, 1000)?;
         range(&at("promote_wait_ms"), self.promote_wait_ms, 1, 3_600_000)?;
         let hooks = &self.hooks;
-        for (key, argv, limit) in [
-            ("fence", &hooks.fence, hooks.fence_timeout_ms),
-            ("promote", &hooks.promote, hooks.promote_timeout_ms),
-            ("demote", &hooks.demote, hooks.demote_timeout_ms),
-            ("health", &hooks.health, hooks.health_timeout_ms),
+        for (key, limit) in [
+            ("fence", hooks.fence_timeout_ms),
+            ("promote", hooks.promote_timeout_ms),
+            ("demote", hooks.demote_timeout_ms),
+            ("health", hooks.health_timeout_ms),
         ] {
-            if argv.first().is_some_and(|program| program.is_empty()) {
-                return Err(format!(
-                    "{}: the program's name is empty",
-                    at(&format!("hooks.{key}"))
-                ));
-            }
             range(&at(&format!("hooks.{key}_timeout_ms")), limit, 1, 3_600_000)?;
         }
         Ok(())

@@ -107,7 +107,16 @@ fn bad_files_are_refused_with_key_and_remedy() {
             "[]\nshm = false",
             "listen",
         ),
-        ("[\"127.0.0.11:7434\"]", "[\"localhost\"]", "via_tcp"),
+        (
+            "[\"127.0.0.11:7434\"]",
+            "[\"localhost\"]",
+            "via_tcp = [\"localhost\"]",
+        ),
+        (
+            "[\"127.0.0.11:7434\"]",
+            "[\"localhost\"]",
+            "write ADDRESS:PORT",
+        ),
         ("\"127.0.0.12:1434\"", "\"127.0.0.11:1434\"", "own address"),
         ("\"node-b\"\nquery", "\"node-a\"\nquery", "peers"),
         (
@@ -182,7 +191,12 @@ fn bad_files_are_refused_with_key_and_remedy() {
         (
             "fence = [\"/usr/local/bin/fence\", \"node-b\"]",
             "fence = [\"\"]",
-            "hooks.fence",
+            "fence = [\"\"]\n   |         ^^^^\nnames no program",
+        ),
+        (
+            "fence = [\"/usr/local/bin/fence\", \"node-b\"]",
+            "fence = []",
+            "fence = []\n   |         ^^\nnames no program",
         ),
         ("shm = true", "shm = true\nmystery = 1", "mystery"),
     ];
