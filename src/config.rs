@@ -9,8 +9,10 @@ pub use node_addr::NodeAddr;
 
 use crate::error::{Error, Kind, Result};
 use crate::resolve::identity::PublicKey;
+use crate::resolve::name::ServerName;
+use crate::via::Transport;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -51,7 +53,7 @@ pub struct Cluster {
     pub public_key: Option<String>,
     /// Transports in order of preference. Default `["shm", "rdma", "tcp", "plain"]`.
     #[serde(default = "default_transports")]
-    pub transports: Vec<crate::via::Transport>,
+    pub transports: Vec<Transport>,
     /// Refuse `plain`. Default false.
     #[serde(default)]
     pub strict: bool,
@@ -83,8 +85,8 @@ pub enum RawFailover {
     Continue,
 }
 
-fn default_transports() -> Vec<crate::via::Transport> {
-    use crate::via::Transport::*;
+fn default_transports() -> Vec<Transport> {
+    use Transport::*;
     vec![Shm, Rdma, Tcp, Plain]
 }
 
@@ -116,8 +118,8 @@ impl Client {
 
     /// The file that [`Client::load`] would be given, or `None` where there is none.
     pub fn find() -> Option<PathBuf> {
-        if let Some(path) = std::env::var_os("VIANET_CONFIG") {
-            return Some(path.into());
+        if let Some(path) = named_by_environment() {
+            return Some(path);
         }
         usual_places(|name| std::env::var_os(name).map(PathBuf::from))
             .into_iter()
@@ -140,9 +142,25 @@ impl Client {
                 self.ring_bytes
             ));
         }
+        one_each("clusters", self.clusters.keys())?;
+        one_each("aliases", self.aliases.keys())?;
         for (name, cluster) in &self.clusters {
             let at = format!("clusters.{name}");
+            ServerName::new(name, "x").map_err(|e| format!("{at}: {e}"))?;
+            one_each(&format!("{at}.servers"), cluster.servers.keys())?;
+            for server in cluster.servers.keys() {
+                ServerName::new(name, server).map_err(|e| format!("{at}.servers: {e}"))?;
+            }
             cluster.check().map_err(|text| format!("{at}.{text}"))?;
+        }
+        for (alias, target) in &self.aliases {
+            if ServerName::direct(target, self).is_none() {
+                let clusters: Vec<&str> = self.clusters.keys().map(String::as_str).collect();
+                return Err(format!(
+                    "aliases.{alias} = {target:?}: write cluster\\server, with a cluster of this file ({})",
+                    clusters.join(", ")
+                ));
+            }
         }
         Ok(())
     }
@@ -170,8 +188,31 @@ impl Cluster {
                     .into(),
             );
         }
+        let plain_only = self.transports.iter().all(|t| *t == Transport::Plain);
+        if self.strict && plain_only {
+            return Err(
+                "strict = true refuses plain, and transports allows nothing else: add one, or remove strict"
+                    .into(),
+            );
+        }
         Ok(())
     }
+}
+
+/// Names are compared without case: the second of two would never be found.
+fn one_each<'a>(
+    key: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> std::result::Result<(), String> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name.to_ascii_lowercase()) {
+            return Err(format!(
+                "{key}.{name}: there are two of this name (names are compared without case); rename one"
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn range(key: &str, value: u64, least: u64, most: u64) -> std::result::Result<(), String> {
@@ -179,6 +220,12 @@ fn range(key: &str, value: u64, least: u64, most: u64) -> std::result::Result<()
         return Ok(());
     }
     Err(format!("{key} = {value}: must be from {least} to {most}"))
+}
+
+/// `$VIANET_CONFIG`; empty counts as not set.
+pub fn named_by_environment() -> Option<PathBuf> {
+    let path = std::env::var_os("VIANET_CONFIG").filter(|path| !path.is_empty());
+    path.map(PathBuf::from)
 }
 
 /// Where a `client.toml` is looked for. A directory that is relative (or empty) counts as not set, as the XDG Base

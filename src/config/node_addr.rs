@@ -29,7 +29,9 @@ impl NodeAddr {
             Some((host, port)) => (host, port.parse().ok().filter(|port| *port != 0)?),
             None => (text, default_port),
         };
-        let clean = !host.is_empty() && host.len() <= 253 && !host.contains([':', '[', ']', '\0']);
+        let clean = !host.is_empty()
+            && host.len() <= 253
+            && !host.contains(|c: char| ":[]".contains(c) || c.is_whitespace() || c.is_control());
         clean.then(|| Self::Named(host.to_owned(), port))
     }
 }

@@ -35,6 +35,42 @@ fn a_value_that_cannot_be_is_refused_with_its_key() {
             cluster("transports = []"),
             "clusters.lab.transports is empty",
         ),
+        (
+            cluster("transports = [\"plain\"]\nstrict = true"),
+            "clusters.lab.strict = true refuses plain",
+        ),
+        (
+            "[clusters.lab]\nnodes = [\"a node\"]".into(),
+            "clusters.lab.nodes: \"a node\"",
+        ),
+        (
+            cluster("[clusters.LAB]\nnodes = [\"127.0.0.12\"]"),
+            "clusters.lab: there are two",
+        ),
+        (
+            "[clusters.\"a b\"]\nnodes = [\"127.0.0.11\"]".into(),
+            "clusters.a b: the cluster name \"a b\"",
+        ),
+        (
+            cluster("[clusters.lab.servers.\"sa;les\"]"),
+            "clusters.lab.servers: the server name \"sa;les\"",
+        ),
+        (
+            cluster("[clusters.lab.servers.a]\n[clusters.lab.servers.A]"),
+            "clusters.lab.servers.a: there are two",
+        ),
+        (
+            cluster("[aliases]\nshop = 'nope\\sales'"),
+            "aliases.shop = \"nope\\\\sales\": write cluster\\server, with a cluster of this file (lab)",
+        ),
+        (
+            cluster("[aliases]\na = 'b'\nb = 'lab\\sales'"),
+            "aliases.a = \"b\": ",
+        ),
+        (
+            cluster("[aliases]\nShop = 'lab\\a'\nshop = 'lab\\b'"),
+            "aliases.shop: there are two",
+        ),
     ] {
         let problem = problem(&text);
         assert!(problem.starts_with(key), "{text}: {problem}");
@@ -44,7 +80,9 @@ fn a_value_that_cannot_be_is_refused_with_its_key() {
 #[test]
 fn defaults_and_plain_examples_are_good() {
     assert_eq!(Client::default().check(), Ok(()));
-    let text = cluster("transports = [\"tcp\"]\nstrict = true");
+    let text = cluster(
+        "transports = [\"tcp\"]\nstrict = true\n[aliases]\nshop = 'sales.LAB'\n'old\\name' = 'Lab\\x'",
+    );
     let client: Client = toml::from_str(&text).expect("the form is right");
     assert_eq!(client.check(), Ok(()));
 }

@@ -117,7 +117,8 @@ impl ServerName {
         hash.finalize()
     }
 
-    fn direct(host: &str, config: &Client) -> Option<Self> {
+    /// As [`ServerName::from_host`], without aliases.
+    pub(crate) fn direct(host: &str, config: &Client) -> Option<Self> {
         if let Some((cluster, server)) = host.split_once('\\') {
             find_cluster(config, cluster)?;
             return Self::new(cluster, server).ok();

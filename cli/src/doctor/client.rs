@@ -28,7 +28,7 @@ fn configuration(named: Option<PathBuf>) -> (Finding, Option<Client>) {
     let (section, subject) = ("client", "configuration");
     let how = match &named {
         Some(_) => "--config",
-        None if std::env::var_os("VIANET_CONFIG").is_some() => "VIANET_CONFIG",
+        None if vianet::config::named_by_environment().is_some() => "VIANET_CONFIG",
         None => "found",
     };
     let Some(path) = named.or_else(Client::find) else {
