@@ -19,7 +19,7 @@ use crate::config::RawFailover;
 use crate::error::{Error, Kind};
 use crate::failover::{Action, Event, Loss, Machine, Notice, Policy, State};
 use crate::log;
-use crate::resolve::{Endpoint, Generation};
+use crate::resolve::{Answer, Endpoint, Generation};
 use crate::session::raw::Movable;
 use crate::via::channel::Channel;
 use crate::via::{
@@ -284,6 +284,9 @@ impl Driver {
                         (loss, _) => loss,
                     };
                     let stood = self.conn.control.phase() != Phase::Connecting;
+                    if loss == Loss::Unreachable && !stood {
+                        self.why = self.why_none();
+                    }
                     let error = losses::error(loss, stood, &self.conn.name, &self.why);
                     self.lose(todo, error);
                 }

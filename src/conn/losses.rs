@@ -25,7 +25,8 @@ pub fn error(loss: Loss, stood: bool, name: &ServerName, details: &str) -> Optio
         ),
         Loss::Unreachable => (
             Kind::Unreachable,
-            "the active node could not be connected within the deadline",
+            "the active node could not be connected by any transport that is allowed; `transports` in client.toml allows \
+             more, `vianet doctor` says what this machine can do",
         ),
         Loss::NotAuthorised => (
             Kind::NotAuthorised,

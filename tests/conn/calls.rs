@@ -49,6 +49,32 @@ fn the_best_transport_is_taken_and_the_reason_is_visible() {
     conn::close(fd).unwrap();
 }
 
+/// Why nothing that is allowed could be used is visible too: a reason for each transport, and where to allow more.
+#[test]
+fn a_node_that_no_allowed_transport_reaches_says_why() {
+    let bed = bed(170, Behaviour::Echo);
+    let mut options = bed.options(Transport::Plain);
+    options.deadline = Some(Duration::from_millis(1500));
+    let connect = |options: &conn::Options| {
+        let error = heard_in_time(|| conn::connect(&bed.name("echo"), options).err().unwrap());
+        assert_eq!(error.kind(), Kind::Unreachable);
+        error.to_string()
+    };
+    let text = connect(&options);
+    for part in ["echo", "plain: not offered by the node", "`transports`"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let config = std::fs::read_to_string(&bed.config).unwrap();
+    let (_, shm_dir) = config.split_once("shm_dir = \"").unwrap();
+    let shm_dir = shm_dir.split('"').next().unwrap();
+    let elsewhere = config.replace(shm_dir, "/nonexistent/run");
+    std::fs::write(&bed.config, elsewhere).unwrap();
+    options.transports = vec![Transport::Shm];
+    let text = connect(&options);
+    assert!(text.contains("shm: /nonexistent/run/"), "{text}");
+    assert!(text.contains("tcp: not allowed by the options"), "{text}");
+}
+
 /// Sets SO_RCVTIMEO; 0 is none.
 fn receive_timeout(fd: RawFd, tv_usec: libc::suseconds_t) {
     let timeout = libc::timeval { tv_sec: 0, tv_usec };

@@ -238,17 +238,28 @@ impl Driver {
     /// Why no transport before `used` in the order of preference is in use.
     fn why_not_better(&self, used: Transport) -> String {
         let better = self.conn.wanted.iter().take_while(|t| **t != used);
-        let reasons: Vec<String> = better
-            .map(|t| {
-                let tried = self.tried.iter().find(|(tried, _)| tried == t);
-                let why = match tried {
-                    Some((_, why)) => why,
-                    None if !self.conn.transports.contains(t) => "not allowed by the options",
-                    None => "not offered by the node",
-                };
-                format!("{t}: {why}")
-            })
-            .collect();
+        let reasons: Vec<String> = better.filter_map(|t| self.why_not(*t)).collect();
         reasons.join("; ")
+    }
+
+    /// Why none of the transports that are wanted could be used.
+    pub(super) fn why_none(&self) -> String {
+        let wanted = self.conn.wanted.iter();
+        let reasons: Vec<String> = wanted.filter_map(|t| self.why_not(*t)).collect();
+        reasons.join("; ")
+    }
+
+    /// Why this transport is not in use; `None` if that is not known: the node was lost before it was tried.
+    fn why_not(&self, transport: Transport) -> Option<String> {
+        let tried = self.tried.iter().find(|(tried, _)| *tried == transport);
+        let answer = self.machine.answer();
+        let offers = |a: &Answer| a.endpoints.iter().any(|e| e.transport == transport);
+        let why = match tried {
+            Some((_, why)) => why,
+            None if !self.conn.transports.contains(&transport) => "not allowed by the options",
+            None if answer.is_some_and(|a| !offers(a)) => "not offered by the node",
+            None => return None,
+        };
+        Some(format!("{transport}: {why}"))
     }
 }
