@@ -3,6 +3,9 @@
 //! One module per subcommand; each has its arguments (`Args`, a clap struct whose doc comments are the manual) and a
 //! function `run`. Exit codes are the same everywhere, see [`failure`].
 
+#[macro_use]
+mod output;
+
 mod bench;
 mod control;
 mod demo;
@@ -79,7 +82,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Node(args) => node::run(args),
     };
-    match outcome {
+    match outcome.and_then(|()| output::check()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("vianet: {failure}");
