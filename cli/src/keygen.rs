@@ -20,7 +20,7 @@ pub struct Args {
     /// The file for the private key; it must not exist yet.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Print one JSON object: {\"public_key\":..,\"cluster_id\":..}.
+    /// Print one JSON object: `{"public_key":..,"cluster_id":..}`.
     #[arg(long)]
     json: bool,
 }

@@ -35,6 +35,12 @@ fn options(help: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// The environment variables of ours that it names.
+fn variables(help: &str) -> impl Iterator<Item = &str> {
+    let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("VIANET_"))
+}
+
 #[test]
 fn the_page_of_vianet_names_what_help_names() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/man/vianet.1");
@@ -44,6 +50,10 @@ fn the_page_of_vianet_names_what_help_names() {
     while let Some(command) = todo.pop() {
         let args: Vec<&str> = command.iter().map(String::as_str).collect();
         let text = help(&args);
+        assert!(!text.contains("\\\""), "--help of {command:?} has \\\"");
+        for variable in variables(&text) {
+            assert!(page.contains(variable), "vianet.1 lacks {variable}");
+        }
         for option in options(&text) {
             seen += 1;
             assert!(
