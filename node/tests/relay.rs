@@ -3,7 +3,7 @@
 mod common;
 
 use common::client::{connect, connect_when_active, request, resume};
-use common::{Lab, calm, until};
+use common::{Lab, calm, lost_after, until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use vianet::via::{Broken, ConnectError, EndReason, RejectReason, Transport};
@@ -212,6 +212,29 @@ fn a_broken_transport_is_resumed_with_exactly_the_missing_bytes() {
         data.len()
     );
     assert!(lab.nodes[0].log().contains("channel-resumed"));
+}
+
+/// A node whose lease does not run at this moment is still the one that has the session: it is not "not active", which would
+/// end the stream.
+#[test]
+fn a_node_that_waits_for_its_peer_resumes_later() {
+    let lab = Lab::new(251, |_, c| c.authority = lost_after(20)).up();
+    let client = connect_when_active(&lab, 0, Transport::Tcp);
+    client.send(b"before");
+    client.expect(b"before");
+    lab.nodes[1].signal(SIGSTOP);
+    until("out of its lease", || {
+        lab.ask(0, "sales").is_none().then_some(())
+    });
+    let _ = rustix::net::shutdown(client.channel.wire.wait_fd(), rustix::net::Shutdown::Both);
+    let client = until("resumed", || match resume(&lab, 0, &client) {
+        Ok(client) => Some(client),
+        Err(ConnectError::Rejected(RejectReason::Busy)) => None,
+        Err(e) => panic!("{e:?}\n{}", lab.logs()),
+    });
+    client.send(b"after");
+    client.expect(b"after");
+    lab.nodes[1].signal(SIGCONT);
 }
 
 #[test]

@@ -187,8 +187,11 @@ impl Looper {
             Some(RejectReason::NotAuthorised)
         } else if !session.resumable() {
             Some(RejectReason::UnknownChannel)
-        } else if served.active() != Some(accept.generation) || !served.may_serve(clock::now()) {
+        } else if served.active() != Some(accept.generation) {
             Some(RejectReason::NotActive)
+        } else if !served.may_serve(clock::now()) {
+            // Its lease is renewed soon, or it will be told that it is not active any more: then it says so.
+            Some(RejectReason::Busy)
         } else {
             None
         };
