@@ -16,6 +16,8 @@ const FREE: u32 = 0;
 const WAITERS: u32 = 1 << 31;
 /// A sleeper looks this often whether the holder still lives.
 const HOLDER_CHECK: Duration = Duration::from_millis(100);
+/// Whoever has slept so long looks closer: a killed child is a zombie until its parent waits for it.
+const ZOMBIE_CHECK: Duration = Duration::from_millis(10);
 
 /// Why a lock was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +64,8 @@ impl RawLock {
                 return Err(NotTaken::Own);
             }
             // Who had to wait keeps the mark, since others may sleep still: one wake too many, never one too few.
-            if holder == FREE || !thread::is_alive(holder) {
+            let ended = || slept >= ZOMBIE_CHECK && thread::is_zombie(holder);
+            if holder == FREE || !thread::is_alive(holder) || ended() {
                 let taken = (self.0).compare_exchange(
                     seen,
                     me | WAITERS,

@@ -264,6 +264,33 @@ fn process_state(pid: libc::pid_t) -> char {
 }
 
 #[test]
+fn a_killed_child_that_nobody_waits_for_holds_nobody_up() {
+    let bed = bed(39, Behaviour::Echo);
+    for transport in transports() {
+        if transport == Transport::Rdma {
+            continue; // the child goes on over another transport, and the parent is told
+        }
+        let fd = bed.connect(transport);
+        let child = in_child(|| {
+            let _ = conn::find(fd).map(|c| c.recv(&mut [0; 1], 0));
+            true
+        });
+        // Asleep in `recv`: it has spun for a moment and holds the direction.
+        std::thread::sleep(Duration::from_millis(200));
+        wait_for("the child to sleep", || process_state(child) == 'S');
+        // SAFETY: our own child.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        wait_for("the child to end", || process_state(child) == 'Z');
+        let (done, fine) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(echo(fd, b"and on")));
+        assert_eq!(fine.recv_timeout(PATIENCE), Ok(true), "{transport}");
+        conn::close(fd).unwrap();
+        // SAFETY: our own child, and no status is wanted.
+        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+    }
+}
+
+#[test]
 fn a_stopped_process_inside_a_call_holds_nobody_else_up() {
     for (n, transport) in transports().into_iter().enumerate() {
         if transport == Transport::Rdma {

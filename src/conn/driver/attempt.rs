@@ -216,12 +216,11 @@ impl Driver {
             todo.now,
             todo.set,
         );
-        let name = &self.conn.name;
+        let (name, node) = (&self.conn.name, self.conn.slow.lock().node.clone());
         crate::log!(
             log::Level::Info,
             "conn",
-            "{name}: connected to {} over {transport}",
-            self.conn.slow.lock().node
+            "{name}: connected to {node} over {transport}"
         );
         self.tried.clear();
         if self.failed_at.is_none() {

@@ -159,12 +159,12 @@ impl TxWords {
     /// Runs `f`, which reads the socket, unless another process does so now: a parent and its child may both wait for the
     /// same bytes. (Threads of one process are kept apart by the driver token.) `f` is told who had it before.
     pub fn read_alone<T>(&self, f: impl FnOnce(Before) -> T) -> Option<T> {
-        let (reader, me) = (self.word(READER), u64::from(thread::id()));
+        let (reader, me) = (self.word(READER), me());
         let mut seen = 0;
         while let Err(holder) =
             reader.compare_exchange(seen, me, Ordering::Acquire, Ordering::Relaxed)
         {
-            if holder != 0 && thread::is_alive(holder as u32) {
+            if holder != 0 && !is_gone(holder) {
                 return None;
             }
             seen = holder;
@@ -177,11 +177,11 @@ impl TxWords {
     /// Runs `f` alone; false if another thread does: it then runs once more after what it does now, so that whatever the
     /// caller wanted to be looked at is looked at. Nobody ever waits. `f` is told who had it before.
     pub fn alone(&self, mut f: impl FnMut(Before)) -> bool {
-        let (lock, me) = (self.word(LOCK), u64::from(thread::id()));
+        let (lock, me) = (self.word(LOCK), me());
         let mut seen = 0;
         while let Err(now) = lock.compare_exchange(seen, me, Ordering::AcqRel, Ordering::Acquire) {
             seen = now;
-            if seen == 0 || !thread::is_alive(seen as u32) {
+            if seen == 0 || is_gone(seen) {
                 continue;
             }
             let told =
@@ -201,14 +201,24 @@ impl TxWords {
         }
     }
 
-    /// Whether a thread that does not exist any more is the one that reads, or sends.
+    /// Whether a process that has ended is the one that reads, or sends.
     pub fn is_orphaned(&self) -> bool {
-        let dead = |word| {
+        [LOCK, READER].into_iter().any(|word| {
             let holder = self.word(word).load(Ordering::Acquire);
-            holder != 0 && !thread::is_alive(holder as u32)
-        };
-        dead(LOCK) || dead(READER)
+            holder != 0 && is_gone(holder)
+        })
     }
+}
+
+/// Names this thread in a word: its id, and above [`AGAIN`] its process.
+fn me() -> u64 {
+    u64::from(thread::id()) | u64::from(thread::process()) << 33
+}
+
+/// Whether a thread of another process does not exist any more. (One of our own comes to the end of what it does.)
+fn is_gone(holder: u64) -> bool {
+    let (id, process) = (holder as u32, (holder >> 33) as u32);
+    process != thread::process() && (!thread::is_alive(id) || thread::is_zombie(id))
 }
 
 /// What became of the thread that read or sent before.
