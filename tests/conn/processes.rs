@@ -3,6 +3,7 @@
 use super::*;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs `child` in a forked child, which must say true.
 fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
@@ -20,12 +21,26 @@ fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
 
 #[track_caller]
 fn assert_ends_well(pid: libc::pid_t) {
+    assert!(ends_well(pid), "the child failed, or hung");
+}
+
+/// Waits for a child, and kills one that does not end: it has copies of everybody's descriptors.
+fn ends_well(pid: libc::pid_t) -> bool {
     let mut status = -1;
-    wait_for("the child", || {
-        // SAFETY: one valid int.
-        unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) == pid }
-    });
-    assert_eq!(status, 0, "the child failed");
+    let end = std::time::Instant::now() + PATIENCE;
+    // SAFETY: one valid int.
+    while unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) } != pid {
+        if std::time::Instant::now() > end {
+            // SAFETY: our own child, and one valid int.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, &raw mut status, 0);
+            }
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    status == 0
 }
 
 fn echo(fd: RawFd, text: &[u8]) -> bool {
@@ -141,34 +156,23 @@ fn a_thread_inside_goes_on_when_the_connection_comes_back() {
 fn children_of_a_process_that_connects_in_other_threads() {
     let bed = bed(38, Behaviour::Echo);
     let fd = bed.connect(Transport::Shm);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let stop = AtomicBool::new(false);
+    let well = std::thread::scope(|scope| {
         for transport in [Transport::Shm, Transport::Tcp] {
             let (bed, stop) = (&bed, &stop);
             scope.spawn(move || {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     let fd = bed.connect(transport);
                     assert!(echo(fd, b"x"));
                     conn::close(fd).unwrap();
                 }
             });
         }
-        for _ in 0..200 {
-            let child = in_child(|| echo(fd, b"child"));
-            let mut status = -1;
-            let end = std::time::Instant::now() + PATIENCE;
-            // SAFETY: one valid int.
-            while unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == 0 {
-                if std::time::Instant::now() > end {
-                    eprintln!("child {child} hangs");
-                    std::thread::sleep(Duration::from_secs(600));
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            assert_eq!(status, 0);
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let well = (0..100).all(|_| ends_well(in_child(|| echo(fd, b"child"))));
+        stop.store(true, Ordering::Relaxed);
+        well
     });
+    assert!(well, "a child failed, or hung");
     conn::close(fd).unwrap();
 }
 
