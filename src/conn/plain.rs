@@ -275,6 +275,10 @@ impl Wire for PlainWire {
         self.cut();
     }
 
+    fn after_fork(&self) {
+        self.reading.store(false, Ordering::Release);
+    }
+
     fn cut(&self) {
         let cut = Broken::Transport("the connection was cut".into());
         let _ = self.broken.set(cut);

@@ -72,6 +72,8 @@ pub trait Wire: Send + Sync {
     fn owes(&self) -> bool {
         false
     }
+    /// See [`Channel::after_fork`].
+    fn after_fork(&self) {}
     /// Called now and then in a process that may share the wire with forked ones: breaks the transport if one of them died
     /// while it used it.
     fn look_for_the_dead(&self) {}
@@ -237,6 +239,7 @@ impl Channel {
         for token in [&self.driving_rx, &self.driving_tx, &self.pilot] {
             token.give_back();
         }
+        self.wire.after_fork();
     }
 
     // ----------------------------------------------------------------------------------------------- what stands

@@ -80,3 +80,27 @@ fn a_server_that_ends_in_good_order_is_an_end_again_and_again() {
         assert!(matches!(read(&channel), Ok(Received::End)));
     }
 }
+
+/// The thread that reads while the process forks does not exist in the child.
+#[test]
+fn a_forked_child_reads_what_a_thread_of_its_parent_was_reading() {
+    let (socket, mut server) = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nonblocking(true).unwrap();
+        (OwnedFd::from(client), listener.accept().unwrap().0)
+    };
+    let region = Region::anonymous(65_536).unwrap();
+    let ring = region.ring(Direction::ServerToClient);
+    let tx = region.ring(Direction::ClientToServer);
+    let wire = PlainWire::new(socket, ring.producer(), tx.consumer()).unwrap();
+    wire.reading.store(true, Ordering::Relaxed);
+    server.write_all(b"x").unwrap();
+    server.shutdown(std::net::Shutdown::Write).unwrap();
+    wire.after_fork();
+    let end = std::time::Instant::now() + Duration::from_secs(20);
+    while !wire.rx.finished() && std::time::Instant::now() < end {
+        wire.read_all().unwrap();
+    }
+    assert_eq!(ring.consumer().available(), Ok(1));
+}
