@@ -4,7 +4,7 @@ use clap::Parser;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
 use vianet_node::config::Node;
 use vianet_node::daemon::{Daemon, Message, load_key};
 use vianet_node::hooks;
@@ -27,9 +27,15 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     vianet_node::daemon::abort_on_panic();
-    let filter = EnvFilter::try_from_env("VIANET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = match level() {
+        Ok(level) => level,
+        Err(e) => {
+            say(&e);
+            return ExitCode::from(2);
+        }
+    };
     tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(level)
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
@@ -67,6 +73,20 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(1, &e),
+    }
+}
+
+/// What `VIANET_LOG` says; a word that is none must not silence the daemon.
+fn level() -> Result<LevelFilter, String> {
+    let text = std::env::var_os("VIANET_LOG").unwrap_or_default();
+    match text.to_string_lossy().to_ascii_lowercase().as_str() {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" | "" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        other => Err(format!(
+            "VIANET_LOG = {other:?}: must be error, warn, info or debug"
+        )),
     }
 }
 
