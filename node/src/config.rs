@@ -25,6 +25,14 @@ impl std::fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// The text for a directory of the configuration that cannot be used.
+pub(crate) fn cannot_use(key: &str, dir: &Path, why: &std::io::Error) -> String {
+    format!(
+        "{key} = {}: {why}; name a directory that this user can make or write",
+        dir.display()
+    )
+}
+
 /// The whole file.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,7 @@ use crate::state::Store;
 use crate::{clock, control_server, hooks, http};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -82,13 +83,14 @@ impl Daemon {
     /// The text names the key of the configuration, the cause and the remedy.
     pub fn start(config: Node) -> Result<Self, String> {
         let key = load_key(&config)?;
-        let store = Store::open(&config.state_dir, &config.cluster_id)
-            .map_err(|e| format!("state_dir = {}: {e}", config.state_dir.display()))?;
-        let lock = store.lock().map_err(|e| {
-            format!(
-                "state_dir = {}: cannot be locked ({e}): another vianetd uses it; every node needs its own",
+        let state_dir = |e| config::cannot_use("state_dir", &config.state_dir, &e);
+        let store = Store::open(&config.state_dir, &config.cluster_id).map_err(state_dir)?;
+        let lock = store.lock().map_err(|e| match e.kind() {
+            ErrorKind::WouldBlock => format!(
+                "state_dir = {}: another vianetd uses it; every node needs its own",
                 config.state_dir.display()
-            )
+            ),
+            _ => state_dir(e),
         })?;
         let mut sockets = Vec::new();
         for &addr in &config.listen.query {

@@ -8,7 +8,7 @@ mod pg_login;
 mod session;
 mod upstream;
 
-use crate::config::Node;
+use crate::config::{Node, cannot_use};
 use crate::daemon::Mail;
 use crate::served::Served;
 use crossbeam_channel::{Sender, unbounded};
@@ -195,7 +195,7 @@ fn listen(config: &Node, signer: Option<SecretKey>) -> Result<Listeners, String>
     }
     if config.listen.shm {
         std::fs::create_dir_all(&listen.shm_dir)
-            .map_err(|e| format!("shm_dir = {}: {e}", listen.shm_dir.display()))?;
+            .map_err(|e| cannot_use("shm_dir", &listen.shm_dir, &e))?;
         let listener = Shm.listen(&listen).map_err(|e| {
             format!(
                 "shm_dir = {}: socket of node {}: {e}",

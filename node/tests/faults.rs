@@ -57,6 +57,45 @@ fn check_config_says_what_is_wrong() {
     );
 }
 
+#[test]
+fn a_level_of_the_log_that_is_none_is_refused() {
+    let lab = Lab::of(1, 222, |_, _| {});
+    for (level, code) in [("nonsense", 2), ("info,x=debug", 2), ("warn", 0), ("", 0)] {
+        let output = Command::new(env!("CARGO_BIN_EXE_vianetd"))
+            .args(["--check-config", "--config"])
+            .arg(&lab.nodes[0].path)
+            .env("VIANET_LOG", level)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{level}: {text}");
+        assert!(code == 0 || text.contains("VIANET_LOG = "), "{text}");
+    }
+}
+
+/// A directory that cannot be used is not laid at another daemon's door.
+#[test]
+fn a_directory_that_cannot_be_made_is_named_with_the_remedy() {
+    let remedy = "a directory that this user can make or write";
+    for (subnet, key) in [(223, "state_dir"), (224, "shm_dir")] {
+        let lab = Lab::of(1, subnet, |_, config| match key {
+            "state_dir" => config.state_dir = "/proc/nowhere".into(),
+            _ => config.shm_dir = "/proc/nowhere".into(),
+        });
+        let (code, text) = run(&lab, &[]);
+        let names = text.contains(&format!("{key} = /proc/nowhere: ")) && text.contains(remedy);
+        assert!(code == Some(1) && names, "{text}");
+    }
+    // It is there, and what is in it cannot be written.
+    let lab = Lab::of(1, 225, |_, _| {});
+    let lock = lab.nodes[0].config.state_dir.join("lock");
+    std::fs::create_dir_all(lock).unwrap();
+    let (code, text) = run(&lab, &[]);
+    let names = text.contains("state_dir = ") && text.contains(remedy);
+    assert!(code == Some(1) && names, "{text}");
+    assert!(!text.contains("another vianetd"), "{text}");
+}
+
 /// The log is on a full disk, or whoever read it is gone: lines are lost, and nothing else.
 #[test]
 fn a_log_that_cannot_be_written_ends_nothing() {
