@@ -25,12 +25,13 @@ use crate::via::channel::Channel;
 use crate::via::{
     Broken, ConnectError, ConnectRequest, Connecting, EndReason, Interest, Resume, Transport,
 };
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use attempt::Attempt;
+use attempt::{Attempt, Purpose};
 use ending::LINGER;
 
 /// How often a channel is looked at whose end is near: it lingers, or the application ended its direction.
@@ -259,8 +260,9 @@ impl Driver {
                 Action::Connect {
                     endpoint,
                     min_generation,
-                } => self.connect(todo, endpoint, min_generation, None),
+                } => self.connect(todo, endpoint, min_generation, Purpose::Connect),
                 Action::Resume { endpoint } => self.resume(todo, endpoint),
+                Action::Scout { endpoint } => self.scout(todo, endpoint),
                 Action::Abandon => {
                     self.heard = todo.queries.heard(self.conn.id);
                     self.abandon(todo);

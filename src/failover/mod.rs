@@ -9,6 +9,7 @@
 
 pub mod liveness;
 mod machine;
+mod paths;
 mod table;
 
 pub use machine::Machine;
@@ -33,7 +34,7 @@ pub enum State {
     Established,
     /// The channel broke or the node is silent, and it is not known yet whether the node lives.
     Suspect,
-    /// The node lives and the same session is being carried on over a new channel.
+    /// The node lives and the same session is being carried on over a new channel: another path if there is one.
     Resuming,
     /// The node is lost: the cluster is asked for the second one, which is then connected.
     FailingOver,
@@ -83,6 +84,10 @@ pub enum Event {
     NodeAlive,
     /// The resumed channel stands, all missing bytes were sent again.
     Resumed,
+    /// The endpoint of the last [`Action::Scout`] can be reached again, and this is a quiet moment.
+    PathStands,
+    /// Bytes are on their way, or an answer is: no moment for an [`Action::Scout`] or to make use of it.
+    NotQuiet,
     /// The node does not know the channel any more.
     ResumeRefused,
     /// The session was brought back on the second node.
@@ -143,7 +148,13 @@ pub enum Action {
         /// Which endpoint of the answer.
         endpoint: Endpoint,
     },
-    /// Drop what is being asked, connected, resumed or restored.
+    /// Find out whether the path that the channel left can be used again, without a word to the node behind it and without
+    /// touching the channel in use; or report [`Event::NotQuiet`].
+    Scout {
+        /// Which endpoint of the answer.
+        endpoint: Endpoint,
+    },
+    /// Drop what is being asked, connected, resumed, scouted or restored.
     Abandon,
     /// Ask the node of the broken channel whether it lives (one probe now, then at the interval).
     Probe,
@@ -226,6 +237,13 @@ pub struct Policy {
     pub retry_max: Duration,
     /// How long a suspect node may stay silent before it counts as lost, if liveness says nothing.
     pub suspect: Duration,
+    /// How long a channel that left a better path stays where it is before a return is tried; doubles with each try up to
+    /// `return_max`, each with jitter.
+    pub return_first: Duration,
+    /// Largest such time. A path that carried the channel for so long is as good as new.
+    pub return_max: Duration,
+    /// After so long a moment that was not quiet is followed by another look.
+    pub return_again: Duration,
 }
 
 impl Policy {
@@ -243,6 +261,9 @@ impl Policy {
             retry_first: Duration::from_millis(20),
             retry_max: Duration::from_millis(500),
             suspect: Duration::from_millis(window),
+            return_first: Duration::from_secs(4),
+            return_max: Duration::from_secs(120),
+            return_again: Duration::from_secs(1),
         }
     }
 }

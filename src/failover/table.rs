@@ -22,6 +22,8 @@ pub(super) enum Step {
     Verifying,
     /// Bytes travel.
     Established,
+    /// Bytes travel, and it is being looked whether the better path that they left stands again.
+    Scouting,
     /// The node was probed.
     Suspect,
     /// The node lives and could not be reached: a pause before it is probed again.
@@ -45,7 +47,7 @@ impl Step {
             Self::Reading | Self::Asking | Self::Waiting => State::Resolving,
             Self::Connecting => State::Connecting,
             Self::Verifying => State::Verifying,
-            Self::Established => State::Established,
+            Self::Established | Self::Scouting => State::Established,
             Self::Suspect | Self::Pausing => State::Suspect,
             Self::Resuming => State::Resuming,
             Self::Restoring => State::Restoring,
@@ -75,6 +77,12 @@ pub(super) enum Reaction {
     RetryNode,
     /// Hold the application's calls and find out whether the node lives.
     Suspect,
+    /// Carry the channel on over the better path, which stands again.
+    Return,
+    /// Stay on the path in use for longer than the last time.
+    Stay,
+    /// Look for a quiet moment again soon.
+    LookAgain,
     /// Carry the channel on to the living node.
     Resume,
     /// The channel was carried on.
@@ -102,7 +110,7 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
         (S::Lost | S::Verifying, _) => return None,
         (_, E::Closed) => R::Lose(Loss::Closed),
         // Without a stream, or with one that would have to move to another server, there is nothing to be delivered.
-        (S::Established | S::Suspect | S::Pausing | S::Resuming, E::Leaving) => R::Leave,
+        (S::Established | S::Scouting | S::Suspect | S::Pausing | S::Resuming, E::Leaving) => R::Leave,
         (_, E::Leaving) => R::Lose(Loss::Closed),
         (S::Idle, E::Start) => R::Begin,
         (S::Idle, _) | (_, E::Start) => return None,
@@ -122,14 +130,17 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
         (S::Connecting, E::VerifyFailed) => R::PurgeAndAsk(Loss::NotAuthentic),
 
         // A channel stands, or stood.
-        (S::Established, E::ChannelBroken) => R::Suspect,
+        (S::Established | S::Scouting, E::ChannelBroken) => R::Suspect,
+        (S::Scouting, E::PathStands) => R::Return,
+        (S::Scouting, E::NotQuiet) => R::LookAgain,
+        (S::Scouting, E::ConnectFailed { .. } | E::Rejected(_)) => R::Stay,
         (S::Suspect, E::NodeAlive) => R::Resume,
         (S::Resuming, E::Resumed) => R::CarryOn,
         (S::Resuming, E::ConnectFailed { .. }) => R::NextEndpoint,
         (S::Resuming, E::Rejected(Why::NotSameHost | Why::BadRequest)) => R::NextEndpoint,
         (S::Resuming, E::ResumeRefused | E::VerifyFailed) => R::FailOver,
         (S::Resuming, E::Rejected(Why::NotActive | Why::UnknownName | Why::GenerationTooOld | Why::UnknownChannel | Why::UpstreamRefused)) => R::FailOver,
-        (S::Established | S::Suspect | S::Pausing | S::Resuming, E::NodeLost | E::NodeResigned) => R::FailOver,
+        (S::Established | S::Scouting | S::Suspect | S::Pausing | S::Resuming, E::NodeLost | E::NodeResigned) => R::FailOver,
 
         // Both.
         (S::Connecting | S::Resuming, E::Rejected(Why::Busy)) => R::RetryNode,
@@ -167,6 +178,8 @@ impl Event {
             Self::NodeLost => "NodeLost",
             Self::NodeAlive => "NodeAlive",
             Self::Resumed => "Resumed",
+            Self::PathStands => "PathStands",
+            Self::NotQuiet => "NotQuiet",
             Self::ResumeRefused => "ResumeRefused",
             Self::Restored => "Restored",
             Self::NotMovable => "NotMovable",

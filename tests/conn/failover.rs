@@ -368,3 +368,36 @@ fn in_its_own_process_the_io_thread_panics() {
     echo(next, b"the next one");
     conn::close(next).unwrap();
 }
+
+/// A channel that breaks while its node lives goes on over another path, and returns between two requests.
+#[test]
+fn the_better_path_is_taken_again() {
+    if rdma_device().is_some() {
+        return; // `tests/rdma` has it with real devices
+    }
+    let bed = bed(190, Behaviour::Echo);
+    let options = Options {
+        transports: vec![Transport::Shm, Transport::Tcp],
+        ..bed.options(Transport::Tcp)
+    };
+    let fd = conn::connect(&bed.name("echo"), &options).expect("the node is there");
+    let info = || conn::find(fd).unwrap().info();
+    assert_eq!(info().transport, Some(Transport::Shm));
+    echo(fd, b"over shared memory");
+    bed.a.break_channels();
+    echo(fd, &[1; 100_000]);
+    assert_eq!(info().transport, Some(Transport::Tcp));
+    assert!(
+        info().why_not_better.starts_with("shm: broke"),
+        "{}",
+        info().why_not_better
+    );
+    wait_for("the return", || {
+        echo(fd, &[2; 3000]);
+        info().transport == Some(Transport::Shm)
+    });
+    echo(fd, &[3; 100_000]);
+    assert_eq!((info().resumptions, info().failovers), (2, 0));
+    assert_eq!((bed.a.accepted(), info().why_not_better.as_str()), (1, ""));
+    conn::close(fd).unwrap();
+}

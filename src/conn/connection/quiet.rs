@@ -19,6 +19,16 @@ impl Conn {
         observer.movable(channel.map_or(0, |channel| channel.acked()))
     }
 
+    /// Nothing is on its way in either direction, as far as is known here, and nothing is waited for.
+    pub fn is_quiet(&self) -> bool {
+        self.readable() == 0 && self.movable() == Movable::Yes
+    }
+
+    /// What was sent has had no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        self.movable() != Movable::Yes
+    }
+
     /// The channel in use is about to be replaced: a wire knows only of answers that came over itself.
     pub(super) fn keep_quiet(&self, same_stream: bool) {
         let quiet = same_stream && self.movable() == Movable::Yes;

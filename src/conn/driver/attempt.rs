@@ -3,9 +3,29 @@
 use super::*;
 
 pub(super) struct Attempt {
-    pub(super) connecting: Box<dyn Connecting>,
-    pub(super) endpoint: Endpoint,
-    pub(super) resume: bool,
+    connecting: Box<dyn Connecting>,
+    endpoint: Endpoint,
+    kind: Kind,
+}
+
+/// What a connect is for.
+pub(super) enum Purpose {
+    Connect,
+    Resume(Resume),
+    Scout,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Connect,
+    Resume,
+    Scout,
+}
+
+impl Attempt {
+    pub(super) fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.connecting.wait_fd()
+    }
 }
 
 impl Driver {
@@ -15,17 +35,24 @@ impl Driver {
             return;
         };
         // It may go on with another descriptor: what is watched is brought up to date around the step.
-        todo.set.forget(attempt.connecting.wait_fd());
-        match attempt.connecting.advance() {
+        todo.set.forget(attempt.wait_fd());
+        let outcome = match attempt.kind {
+            Kind::Scout => attempt
+                .connecting
+                .scout()
+                .map(|stands| stands.map(|()| None)),
+            _ => attempt.connecting.advance().map(|made| made.map(Some)),
+        };
+        match outcome {
             Poll::Pending => {
-                let (fd, interest) = (attempt.connecting.wait_fd(), attempt.connecting.interest());
+                let (fd, interest) = (attempt.wait_fd(), attempt.connecting.interest());
                 todo.set
                     .watch(fd, Token::Connecting(self.conn.id), interest, false);
             }
             Poll::Ready(outcome) => {
                 let attempt = self.attempt.take().expect("looked at above");
                 drop(attempt.connecting);
-                self.connected(todo, attempt.endpoint.transport, attempt.resume, outcome);
+                self.connected(todo, attempt.endpoint.transport, attempt.kind, outcome);
             }
         }
     }
@@ -34,18 +61,20 @@ impl Driver {
         &mut self,
         todo: &mut Todo<'_>,
         transport: Transport,
-        resume: bool,
-        outcome: Result<Channel, ConnectError>,
+        kind: Kind,
+        outcome: Result<Option<Channel>, ConnectError>,
     ) {
         let event = match outcome {
-            Ok(channel) => {
+            Ok(Some(channel)) => {
                 let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
                 self.fresh = Some(Arc::new(channel));
-                match resume {
-                    true => Event::Resumed,
-                    false => Event::ChannelUp { node, generation },
+                match kind {
+                    Kind::Resume => Event::Resumed,
+                    _ => Event::ChannelUp { node, generation },
                 }
             }
+            Ok(None) if self.conn.is_quiet() => Event::PathStands,
+            Ok(None) => Event::NotQuiet,
             Err(error) => {
                 crate::log!(
                     log::Level::Debug,
@@ -53,13 +82,14 @@ impl Driver {
                     "{}: {transport}: {error:?}",
                     self.conn.name
                 );
-                self.failed(transport, error, resume)
+                self.failed(transport, error, kind)
             }
         };
         self.event(todo, event);
     }
 
-    fn failed(&mut self, transport: Transport, error: ConnectError, resume: bool) -> Event {
+    fn failed(&mut self, transport: Transport, error: ConnectError, kind: Kind) -> Event {
+        let resume = kind == Kind::Resume;
         let (event, why) = match error {
             ConnectError::Rejected(reason) => {
                 let unknown = reason == crate::via::RejectReason::UnknownChannel;
@@ -76,6 +106,10 @@ impl Driver {
             }
             ConnectError::NotAuthentic(why) => (Event::VerifyFailed, why),
         };
+        if kind == Kind::Scout {
+            // The channel in use is none the worse for it.
+            return event;
+        }
         if resume {
             // Until the next attempt what has arrived can be read.
             self.conn.release_reads();
@@ -91,13 +125,17 @@ impl Driver {
         todo: &mut Todo<'_>,
         endpoint: Endpoint,
         min_generation: Generation,
-        resume: Option<Resume>,
+        purpose: Purpose,
     ) {
         let Some(answer) = self.machine.answer().cloned() else {
             return;
         };
         let conn = &self.conn;
-        let resuming = resume.is_some();
+        let (kind, resume) = match purpose {
+            Purpose::Connect => (Kind::Connect, None),
+            Purpose::Resume(resume) => (Kind::Resume, Some(resume)),
+            Purpose::Scout => (Kind::Scout, None),
+        };
         // Nobody accepts a plain connection: it has the generation of the answer that led to it.
         let min_generation = match endpoint.transport {
             Transport::Plain => min_generation.max(answer.generation),
@@ -126,11 +164,11 @@ impl Driver {
                 self.attempt = Some(Attempt {
                     connecting,
                     endpoint,
-                    resume: resuming,
+                    kind,
                 });
                 self.advance(todo);
             }
-            Err(error) => self.connected(todo, endpoint.transport, resuming, Err(error)),
+            Err(error) => self.connected(todo, endpoint.transport, kind, Err(error)),
         }
     }
 
@@ -143,20 +181,34 @@ impl Driver {
             self.resume_owed = Some(endpoint);
             return;
         }
+        if old.broken().is_none() {
+            // It works, and is left for the better path: from here on nobody uses it.
+            old.fail(Broken::Transport("left for a better path".into()));
+        }
         let resume = Resume {
             channel_id: old.accept.channel_id,
             secret: old.accept.resume_secret,
             old,
         };
         let generation = self.machine.generation();
-        self.connect(todo, endpoint, generation, Some(resume));
+        self.connect(todo, endpoint, generation, Purpose::Resume(resume));
+    }
+
+    /// Whether the path that the channel left stands again; only where that could be made use of.
+    pub(super) fn scout(&mut self, todo: &mut Todo<'_>, endpoint: Endpoint) {
+        if self.unused.is_some() || !self.conn.is_quiet() {
+            let _ = self.machine.handle(todo.now, Event::NotQuiet);
+            return;
+        }
+        let generation = self.machine.generation();
+        self.connect(todo, endpoint, generation, Purpose::Scout);
     }
 
     pub(super) fn abandon(&mut self, todo: &mut Todo<'_>) {
         todo.queries.leave(self.conn.id);
         self.resume_owed = None;
         if let Some(attempt) = self.attempt.take() {
-            todo.set.forget(attempt.connecting.wait_fd());
+            todo.set.forget(attempt.wait_fd());
         }
         if let Some(fresh) = self.fresh.take() {
             fresh.end(EndReason::Closed);

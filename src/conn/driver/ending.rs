@@ -180,7 +180,7 @@ impl Driver {
             set.forget(rustix::fd::AsFd::as_fd(&bell.far));
         }
         if let Some(attempt) = self.attempt.take() {
-            set.forget(attempt.connecting.wait_fd());
+            set.forget(attempt.wait_fd());
         }
         let current = self.current.take();
         if let Some(channel) = &current {

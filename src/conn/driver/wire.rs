@@ -100,6 +100,10 @@ impl Driver {
             Broken::Transport(text) => {
                 self.failed_at = Some(todo.now);
                 self.why = text.clone();
+                if let Some(channel) = &self.current {
+                    self.tried
+                        .push((channel.wire.transport(), format!("broke: {text}")));
+                }
                 self.event(todo, Event::ChannelBroken);
             }
         }

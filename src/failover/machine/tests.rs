@@ -23,6 +23,9 @@ fn policy() -> Policy {
         retry_first: ms(20),
         retry_max: ms(500),
         suspect: ms(1_000),
+        return_first: ms(4_000),
+        return_max: ms(120_000),
+        return_again: ms(1_000),
     }
 }
 
@@ -128,6 +131,12 @@ fn steps() -> Vec<(&'static str, Run)> {
     let leaving = [Event::Leaving];
     let broken = || after(Run::established(), &[Event::ChannelBroken]);
     let resuming = || after(broken(), &[Event::NodeAlive]);
+    let elsewhere = || after(resuming(), &[Event::Resumed]);
+    let scouting = || {
+        let mut run = elsewhere();
+        run.wait();
+        run
+    };
     let lost = || after(Run::established(), &[Event::NodeLost]);
     vec![
         ("Idle", fresh()),
@@ -148,6 +157,8 @@ fn steps() -> Vec<(&'static str, Run)> {
             after(resuming(), &[refused(), refused()]),
         ),
         ("Resuming", resuming()),
+        ("Established, elsewhere", elsewhere()),
+        ("Established/scouting", scouting()),
         ("FailingOver/asking", lost()),
         ("FailingOver/waiting", after(lost(), &[nobody])),
         (
@@ -166,6 +177,7 @@ fn steps() -> Vec<(&'static str, Run)> {
             after(resuming(), &[refused(), refused(), Event::Leaving]),
         ),
         ("Resuming, leaving", after(resuming(), &leaving)),
+        ("Established/scouting, leaving", after(scouting(), &leaving)),
     ]
 }
 
@@ -227,6 +239,8 @@ fn events() -> Vec<(String, Event)> {
         Event::NodeLost,
         Event::NodeAlive,
         Event::Resumed,
+        Event::PathStands,
+        Event::NotQuiet,
         Event::ResumeRefused,
         Event::Restored,
         Event::NotMovable,
