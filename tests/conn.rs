@@ -10,6 +10,8 @@ mod in_place;
 mod node;
 #[path = "conn/plain.rs"]
 mod plain;
+#[path = "conn/postgres.rs"]
+mod postgres;
 #[path = "conn/processes.rs"]
 mod processes;
 #[path = "conn/readiness.rs"]

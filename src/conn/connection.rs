@@ -5,6 +5,7 @@ mod bypass;
 mod calls;
 mod numbers;
 mod quiet;
+mod session;
 mod turns;
 
 use super::control::Control;
@@ -20,6 +21,7 @@ use crate::session::raw::{Movable, RawObserver};
 use crate::via::bell::{AppBell, Bell};
 use crate::via::channel::{Channel, Received};
 use crate::via::{Broken, Transport};
+use session::Followed;
 use std::cell::UnsafeCell;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -56,6 +58,8 @@ pub struct Conn {
     pub numbers: Lock<Vec<RawFd>>,
     /// What changes seldom.
     pub slow: Lock<Slow>,
+    /// The session above the bytes.
+    pub followed: Followed,
     /// Device and inode of the application's end.
     pub inode: (u64, u64),
     rx: UnsafeCell<Receiving>,
@@ -102,6 +106,10 @@ impl Conn {
     /// A connection that is not known to anybody yet.
     pub fn new(parts: Parts) -> Result<Arc<Self>> {
         let control = Control::new()?;
+        let cluster = parts.name.cluster_config(&parts.config);
+        let server = cluster.and_then(|cluster| cluster.server(&parts.name.server));
+        let session = server.and_then(|server| server.session);
+        let session = session.or(cluster.map(|cluster| cluster.session));
         Ok(Arc::new_cyclic(|me| Self {
             id: parts.id,
             me: me.clone(),
@@ -116,6 +124,7 @@ impl Conn {
             bell: Lock::new(Some(parts.bell)),
             numbers: Lock::new(Vec::new()),
             slow: Lock::new(Slow::default()),
+            followed: Followed::new(session.unwrap_or_default()),
             inode: parts.inode,
             rx: UnsafeCell::new(Receiving::default()),
             tx: UnsafeCell::new(Sending::default()),
@@ -123,8 +132,13 @@ impl Conn {
     }
 
     /// The locks that are held for moments, in the order in which they may be taken together.
-    pub fn momentary_locks(&self) -> [&lock::RawLock; 3] {
-        [self.slow.raw(), self.bell.raw(), self.numbers.raw()]
+    pub fn momentary_locks(&self) -> [&lock::RawLock; 4] {
+        [
+            self.slow.raw(),
+            self.bell.raw(),
+            self.numbers.raw(),
+            self.followed.lock(),
+        ]
     }
 
     /// The first use in a process after fork makes it the owner.
@@ -195,10 +209,11 @@ impl Conn {
             .map(|(_, channel)| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         drop(slow);
-        let why_not_movable = match (transport, self.raw_failover()) {
-            (None, _) => Some("not_connected"),
-            (Some(Transport::Plain), _) => Some("plain_transport"),
-            (_, RawFailover::Reset) => Some("raw_failover_reset"),
+        let why_not_movable = match (transport, self.followed.reason(), self.raw_failover()) {
+            (None, ..) => Some("not_connected"),
+            (Some(Transport::Plain), ..) => Some("plain_transport"),
+            (_, Some(reason), _) => Some(reason.name()),
+            (.., RawFailover::Reset) => Some("raw_failover_reset"),
             _ => match self.movable() {
                 Movable::Yes => None,
                 other => Some(other.reason()),

@@ -86,6 +86,8 @@ pub struct Driver {
     level_owed: Option<Level>,
     /// Nor is it known whether the stream may move.
     undecided: bool,
+    /// Nor could the session's protocol have its last word; what the calls are told otherwise.
+    last_words: Option<Error>,
     /// Nor has the resumption over this endpoint begun.
     resume_owed: Option<Endpoint>,
     /// The application's side has ended; its bytes may still be read.
@@ -122,6 +124,7 @@ impl Driver {
             unused: None,
             level_owed: None,
             undecided: false,
+            last_words: None,
             resume_owed: None,
             ended: false,
             over: false,
@@ -211,6 +214,7 @@ impl Driver {
         let owed = self.unused.is_some()
             || self.level_owed.is_some()
             || self.undecided
+            || self.last_words.is_some()
             || self.resume_owed.is_some();
         let owed = owed.then(|| super::now() + OWED_TICK);
         [machine, ending, owed].into_iter().flatten().min()
@@ -290,7 +294,10 @@ impl Driver {
                         self.why = self.why_none();
                     }
                     let error = losses::error(loss, stood, &self.conn.name, &self.why);
-                    self.lose(todo, error);
+                    match error {
+                        Some(error) if stood => self.lose_session(todo, error),
+                        error => self.lose(todo, error),
+                    }
                 }
                 Action::Tell(notice) => self.notice(todo, notice),
             }

@@ -23,6 +23,7 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
 
 /// What a receive attempt found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,37 @@ pub trait Watcher: Send + Sync {
     fn arm(&self, interest: Interest);
 }
 
+/// Follows what passes a channel. Called with the direction's lock held, and must not wait.
+pub trait Tap {
+    /// These bytes are about to be published to the peer, from stream offset `at` on.
+    fn sends(&self, at: u64, bytes: &[u8]);
+    /// Bytes have come, from stream offset `at` on: how many may be taken?
+    fn receives(&self, at: u64, come: &Come<'_>) -> Taken;
+}
+
+/// What has come and was not taken yet.
+pub struct Come<'a> {
+    /// As much of it as the receiver has room for.
+    pub seen: &'a [u8],
+    /// How much has come.
+    pub available: usize,
+    /// Nothing follows.
+    pub last: bool,
+    /// Bytes that the whole ring holds.
+    pub ring: usize,
+    /// Copies bytes from so far behind the first one, and says how many there were.
+    pub ahead: &'a dyn Fn(usize, &mut [u8]) -> usize,
+}
+
+/// What [`Tap::receives`] allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// So many bytes.
+    pub bytes: usize,
+    /// Behind them so many must have come before there is more to take; at least 1, at most what the ring holds.
+    pub next: usize,
+}
+
 /// What a channel is made of; both sides of every provider make theirs with [`Channel::new`].
 pub struct Parts {
     /// What the peer sends.
@@ -158,6 +190,9 @@ pub struct Channel {
     /// What the node said when it accepted.
     pub accept: Accept,
     broken: OnceLock<Broken>,
+    /// The receiver has no use for fewer bytes than this (SO_RCVLOWAT): below it nobody is told that there are any. (A
+    /// peer that shares the rings does not know of it, and may ring for fewer.)
+    low_water: AtomicUsize,
     kicks: AtomicU32,
     /// 1: retired, the words stay INSIDE.
     retired: AtomicU32,
@@ -195,6 +230,7 @@ impl Channel {
             bell: parts.bell,
             accept: parts.accept,
             broken: OnceLock::new(),
+            low_water: AtomicUsize::new(1),
             kicks: AtomicU32::new(0),
             retired: AtomicU32::new(0),
             receive_spin: Spin::default(),
@@ -240,13 +276,37 @@ impl Channel {
             token.give_back();
         }
         self.wire.after_fork();
+        self.low_water.store(1, Ordering::Relaxed);
     }
 
     // ----------------------------------------------------------------------------------------------- what stands
 
     /// Bytes readable now without waiting (FIONREAD).
     pub fn readable(&self) -> usize {
+        match self.rx.available() {
+            Ok(n) if n >= self.low_water() || self.rx.finished() => n,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that have come, whether or not the receiver has use for them.
+    pub fn come(&self) -> usize {
         self.rx.available().unwrap_or(0)
+    }
+
+    /// Nothing more is taken, whatever comes.
+    pub fn shut_reads(&self) {
+        self.low_water.store(usize::MAX, Ordering::Relaxed);
+    }
+
+    /// Whether the receiver finds something: bytes enough, or the end.
+    fn deliverable(&self) -> bool {
+        let enough = |n| n >= self.low_water();
+        self.rx.finished() || self.rx.available().is_ok_and(enough)
+    }
+
+    fn low_water(&self) -> usize {
+        self.low_water.load(Ordering::Relaxed)
     }
 
     /// Stream offset up to which the peer consumed what we sent (the node: wrote it to the SQL server).

@@ -173,6 +173,24 @@ impl Node {
         self.shared.stop.store(true, Ordering::SeqCst);
     }
 
+    /// Sends this over the channel that was accepted last.
+    pub fn say(&self, bytes: &[u8]) {
+        // The client may know of it first.
+        let mut channel = None;
+        super::wait_for("a channel", || {
+            channel = self.shared.channels.lock().unwrap().last().cloned();
+            channel.is_some()
+        });
+        let wait = Wait::Until {
+            spin: Duration::ZERO,
+            timeout: Some(super::PATIENCE),
+        };
+        let sent = channel
+            .expect("a channel")
+            .send(&[IoSlice::new(bytes)], wait);
+        assert_eq!(sent.unwrap(), bytes.len());
+    }
+
     /// Answers on UDP no more, or again.
     pub fn mute(&self, silent: bool) {
         self.shared.mute.store(silent, Ordering::SeqCst);

@@ -45,7 +45,9 @@ impl Conn {
             any = true;
             self.asks(&channel);
             // There is room: all of it is accepted, or the channel is broken, which its own way tells.
-            let _ = channel.send(&[IoSlice::new(&buffer[..n])], crate::via::channel::Wait::No);
+            let written = [IoSlice::new(&buffer[..n])];
+            let (wait, tap) = (crate::via::channel::Wait::No, self.followed.tap());
+            let _ = channel.send_tapped(&written, wait, channel.kicks(), tap);
             self.control.sent.fetch_add(n as u64, Ordering::Relaxed);
             self.control
                 .sent_here

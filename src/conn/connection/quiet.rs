@@ -1,6 +1,7 @@
 //! Whether the open stream may move to another server (DESIGN section 9).
 
 use super::*;
+use crate::config;
 
 impl Conn {
     /// Whether the open stream could move now. For the I/O thread while suspended, or for reports.
@@ -46,16 +47,21 @@ impl Conn {
 
     /// What to do with the open stream when its server is lost.
     pub fn raw_failover(&self) -> RawFailover {
-        self.name
-            .cluster_config(&self.config)
-            .map_or(RawFailover::Reset, |cluster| {
-                let server = cluster
-                    .servers
-                    .iter()
-                    .find(|(n, _)| n.eq_ignore_ascii_case(&self.name.server));
-                server
-                    .and_then(|(_, server)| server.raw_failover)
-                    .unwrap_or(cluster.raw_failover)
-            })
+        self.setting(|server| server.raw_failover, |cluster| cluster.raw_failover)
+    }
+
+    /// What the configuration says for this server name, or else for its cluster.
+    pub(super) fn setting<T: Default>(
+        &self,
+        of_server: impl Fn(&config::Server) -> Option<T>,
+        of_cluster: impl Fn(&config::Cluster) -> T,
+    ) -> T {
+        let Some(cluster) = self.name.cluster_config(&self.config) else {
+            return T::default();
+        };
+        let server = cluster.server(&self.name.server);
+        server
+            .and_then(of_server)
+            .unwrap_or_else(|| of_cluster(cluster))
     }
 }

@@ -47,18 +47,23 @@ impl Conn {
         // The phase before the bell: who is woken by the bell must find the calls open.
         self.control.set_phase(Phase::Established);
         fresh.activate();
-        if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {
-            bell.ring(&rx.left[..1]);
-            rx.rung = true;
-        }
+        self.ring_for(rx);
         if same_stream && self.control.write_shut.load(Ordering::Acquire) {
             let _ = fresh.shutdown_write();
         }
         true
     }
 
+    /// Makes bytes of an earlier channel readable.
+    pub(super) fn ring_for(&self, rx: &mut Receiving) {
+        if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {
+            bell.ring(&rx.left[..1]);
+            rx.rung = true;
+        }
+    }
+
     /// Takes a direction's lock. Who holds it is woken and finds the phase closed.
-    fn try_hold<'a>(&self, lock: &'a lock::RawLock) -> Option<RawGuard<'a>> {
+    pub(super) fn try_hold<'a>(&self, lock: &'a lock::RawLock) -> Option<RawGuard<'a>> {
         for _ in 0..TRIES {
             match lock.lock(Some(TRY)) {
                 Ok(guard) => return Some(guard),
@@ -136,6 +141,9 @@ impl Conn {
     pub fn lose(&self, error: Option<Error>) {
         let errno = error.as_ref().map_or(0, Error::errno);
         let was = self.control.phase();
+        if was == Phase::Lost {
+            return;
+        }
         self.slow.lock().lost = error;
         self.control.error.store(errno, Ordering::Release);
         self.control.so_error.store(errno, Ordering::Release);
@@ -166,8 +174,8 @@ impl Conn {
 }
 
 /// What `old` delivered and nobody has read.
-fn drain(old: &Channel) -> Vec<u8> {
-    let mut unread = vec![0; old.readable()];
+pub(super) fn drain(old: &Channel) -> Vec<u8> {
+    let mut unread = vec![0; old.come()];
     let mut done = 0;
     while done < unread.len() {
         match old.rx.pop(&mut unread[done..]) {

@@ -60,6 +60,46 @@ impl Driver {
             .is_some_and(|channel| channel.rx.finished() && channel.acked() == channel.accepted())
     }
 
+    /// The server of a connection that stood is lost. Where its protocol is followed, that has the last word.
+    pub(super) fn lose_session(&mut self, todo: &mut Todo<'_>, error: Error) {
+        // A server that had ended its direction has said its own; nobody hears what follows a close.
+        let ends = |channel: &Arc<Channel>| channel.rx.finished();
+        let silent = self.ended || self.linger.is_some() || self.current.as_ref().is_some_and(ends);
+        if silent || !self.conn.is_followed() {
+            return self.lose(todo, Some(error));
+        }
+        if let Some(channel) = &self.current {
+            // What arrived counts.
+            let _ = channel.drive();
+            todo.set.forget(channel.wire.wait_fd());
+        }
+        self.conn.suspend();
+        self.last_words = Some(error);
+        self.speak(todo);
+    }
+
+    fn speak(&mut self, todo: &mut Todo<'_>) {
+        let Some(error) = self.last_words.take() else {
+            return;
+        };
+        match self.conn.last_words(error) {
+            Ok((error, standing)) => {
+                crate::log!(
+                    log::Level::Info,
+                    "conn",
+                    "{}: the session ends, lost while {standing:?}: {}",
+                    self.conn.name,
+                    match &error {
+                        Some(_) => "it is reset",
+                        None => "its protocol says so",
+                    }
+                );
+                self.lose(todo, error);
+            }
+            Err(error) => self.last_words = Some(error),
+        }
+    }
+
     /// Ends the application's side. Bytes that arrived can still be read; [`Driver::settle`] does the rest.
     pub(super) fn lose(&mut self, todo: &mut Todo<'_>, error: Option<Error>) {
         if self.conn.control.phase() == Phase::Connecting {
@@ -103,6 +143,7 @@ impl Driver {
         if self.ended {
             return;
         }
+        self.speak(todo);
         let open = |channel: &Arc<Channel>| !channel.tx.finished();
         if self.may_end() && self.current.as_ref().is_some_and(open) {
             self.conn.finish_writes();

@@ -10,10 +10,12 @@
 
 mod backend;
 mod frontend;
+mod last_words;
 mod queue;
 mod reason;
 
 pub use backend::{LARGE, Release};
+pub use last_words::{End, Lost};
 pub use reason::Reason;
 
 use backend::Backend;

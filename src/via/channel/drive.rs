@@ -277,7 +277,7 @@ impl Channel {
     fn tell_local(&self) {
         wake::publish(
             self.rx.receive_word(),
-            || self.rx.finished() || self.rx.next_unread().is_some(),
+            || self.deliverable(),
             |force| {
                 ring(
                     &*self.bell,

@@ -1,13 +1,25 @@
 //! The consumer's side of a channel: enter, copy, wait, leave.
 
 use super::drive::{Pilot, Slept};
-use super::{Channel, Received, Wait};
+use super::{Channel, Come, Received, Tap, Wait};
+use crate::via::ring::Corrupt;
 use crate::via::sync::Ordering;
 use crate::via::wait::{Deadline, Spun};
 use crate::via::{Broken, wake};
 
 /// Most tokens in the bell while somebody reads it behind our back.
 const PUMP: usize = 4096;
+
+/// What becomes of the bytes that are copied out.
+#[derive(Clone, Copy)]
+enum Take<'a> {
+    /// They stay.
+    Nothing,
+    /// They are consumed.
+    All,
+    /// Those that the tap allows are consumed, and no others copied out.
+    Tapped(&'a dyn Tap),
+}
 
 impl Channel {
     /// Receives into `dst`: the whole consumer side of the wake protocol (enter, copy, leave) and the waiting. What the peer
@@ -21,12 +33,23 @@ impl Channel {
 
     /// As [`Channel::recv`], and returns at once when kicked since `kicks` was taken.
     pub fn recv_since(&self, dst: &mut [u8], wait: Wait, kicks: u32) -> Result<Received, Broken> {
-        self.receive(dst, wait, kicks, true)
+        self.receive(dst, wait, kicks, Take::All)
+    }
+
+    /// As [`Channel::recv_since`], and `tap` says how much of what has come may be taken.
+    pub fn recv_tapped(
+        &self,
+        dst: &mut [u8],
+        wait: Wait,
+        kicks: u32,
+        tap: &dyn Tap,
+    ) -> Result<Received, Broken> {
+        self.receive(dst, wait, kicks, Take::Tapped(tap))
     }
 
     /// As [`Channel::recv`] and leaves the bytes unread (MSG_PEEK). With one byte it is a wait for readability.
     pub fn peek(&self, dst: &mut [u8], wait: Wait) -> Result<Received, Broken> {
-        self.receive(dst, wait, self.kicks(), false)
+        self.receive(dst, wait, self.kicks(), Take::Nothing)
     }
 
     /// A reader consumed the tokens behind our back (an exec'd child, a raw system call): the bell is empty while the
@@ -46,6 +69,7 @@ impl Channel {
             return false;
         };
         self.rx.consume(lot.min(there));
+        self.low_water.store(1, Ordering::Relaxed);
         self.consumed_some();
         self.leave_rx_with(&mut [0; PUMP]);
         true
@@ -56,7 +80,7 @@ impl Channel {
         dst: &mut [u8],
         wait: Wait,
         kicks: u32,
-        take: bool,
+        take: Take<'_>,
     ) -> Result<Received, Broken> {
         if dst.is_empty() {
             return Ok(Received::Bytes(0));
@@ -72,7 +96,7 @@ impl Channel {
         dst: &mut [u8],
         wait: Wait,
         kicks: u32,
-        take: bool,
+        take: Take<'_>,
     ) -> Result<Received, Broken> {
         let mut deadline = None;
         let mut pilot = Pilot::none(self);
@@ -119,19 +143,21 @@ impl Channel {
     }
 
     /// What is in the ring now.
-    fn look(&self, dst: &mut [u8], take: bool) -> Result<Option<Received>, Broken> {
+    fn look(&self, dst: &mut [u8], take: Take<'_>) -> Result<Option<Received>, Broken> {
         // In this order: the end is set after the last byte.
         let finished = self.rx.finished();
-        let n = if take {
-            self.rx.pop(dst)
-        } else {
-            self.rx.peek(0, dst)
+        let n = match take {
+            Take::All => self.rx.pop(dst),
+            Take::Nothing if !self.deliverable() => Ok(0),
+            Take::Nothing => self.rx.peek(0, dst),
+            Take::Tapped(tap) => self.pop_tapped(dst, finished, tap),
         };
         match n {
+            // A tap may leave bytes of a stream that has ended for later, never for good.
             Ok(0) if finished => Ok(Some(Received::End)),
             Ok(0) => Ok(None),
             Ok(n) => {
-                if take {
+                if !matches!(take, Take::Nothing) {
                     self.consumed_some();
                 }
                 Ok(Some(Received::Bytes(n)))
@@ -140,9 +166,30 @@ impl Channel {
         }
     }
 
+    /// Copies out and consumes what the tap allows.
+    fn pop_tapped(&self, dst: &mut [u8], last: bool, tap: &dyn Tap) -> Result<usize, Corrupt> {
+        let n = self.rx.peek(0, dst)?;
+        if n == 0 || self.low_water() == usize::MAX {
+            return Ok(0);
+        }
+        let taken = tap.receives(
+            self.rx.head(),
+            &Come {
+                seen: &dst[..n],
+                available: self.rx.available()?,
+                last,
+                ring: self.rx.size(),
+                ahead: &|skip, out| self.rx.peek(skip, out).unwrap_or(0),
+            },
+        );
+        self.low_water.store(taken.next, Ordering::Relaxed);
+        self.rx.consume(taken.bytes);
+        Ok(taken.bytes)
+    }
+
     /// Bytes, the end, or an index that must be reported.
     pub(super) fn pending(&self) -> bool {
-        self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0) || self.rx.tail().is_err()
+        self.deliverable() || self.rx.tail().is_err()
     }
 
     /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed.
@@ -157,6 +204,7 @@ impl Channel {
         if missing > 0 {
             let there = self.rx.available().map_err(|c| self.corrupted(c))?;
             self.rx.consume(missing.min(there));
+            self.low_water.store(1, Ordering::Relaxed);
             self.consumed_some();
         }
         Ok(())
@@ -178,7 +226,7 @@ impl Channel {
                     self.bell.finish();
                     return wake::leave_rung(word);
                 }
-                Ok(n) if n > 0 => {
+                Ok(n) if n > 0 && (self.low_water() == 1 || self.deliverable()) => {
                     self.rx.set_lot(n);
                     self.bell.ring(&tokens[..n]);
                     return wake::leave_rung(word);
@@ -186,7 +234,7 @@ impl Channel {
                 _ => {}
             }
             self.rx.set_lot(1);
-            let again = || self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0);
+            let again = || self.deliverable();
             if self.retired.load(Ordering::Acquire) != 0 || wake::leave_armed(word, again) {
                 return;
             }

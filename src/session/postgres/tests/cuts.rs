@@ -122,11 +122,11 @@ impl<'a> Server<'a> {
                 }
                 _ if skip => {}
                 b'Q' => {
-                    self.work(&[b'Z'], &mut unsettled);
+                    self.work(b"Z", &mut unsettled);
                     ready = true;
                 }
                 b'F' => {
-                    self.work(&[b'Z'], &mut unsettled);
+                    self.work(b"Z", &mut unsettled);
                     ready = true;
                 }
                 b'P' => skip = self.work(b"1", &mut unsettled),
