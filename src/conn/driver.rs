@@ -158,10 +158,11 @@ impl Driver {
         self.conn.control.owner.load(Ordering::Acquire) == fork::process_token()
     }
 
-    /// Looks at what no event tells: a process that shares the connection died in the middle of something.
+    /// Looks at what no event tells: a process that shares the connection died, or was stopped, in the
+    /// middle of something.
     pub fn look_around(&self) {
         if let Some(channel) = self.current.as_ref().filter(|_| self.owned()) {
-            channel.wire.look_for_the_dead();
+            channel.wire.look_around();
         }
     }
 

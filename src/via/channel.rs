@@ -75,9 +75,9 @@ pub trait Wire: Send + Sync {
     }
     /// See [`Channel::after_fork`].
     fn after_fork(&self) {}
-    /// Called now and then in a process that may share the wire with forked ones: breaks the transport if one of them died
-    /// while it used it.
-    fn look_for_the_dead(&self) {}
+    /// Called a few times a second in a process that may share the wire with forked ones: breaks the transport if one of them
+    /// died, or was stopped, while it used it.
+    fn look_around(&self) {}
     /// Asks the peer for a sign of life over the channel itself; [`Wire::heard`] grows when it comes.
     fn keep_alive(&self, _channel: &Channel) -> Result<(), Broken> {
         Ok(())

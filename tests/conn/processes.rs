@@ -19,6 +19,19 @@ fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
     }
 }
 
+/// A child that is killed when it was of use, or when the test fails.
+struct Killed(libc::pid_t);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // SAFETY: our own child, and no status is wanted.
+        unsafe {
+            libc::kill(self.0, libc::SIGKILL);
+            libc::waitpid(self.0, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
 #[track_caller]
 fn assert_ends_well(pid: libc::pid_t) {
     assert!(ends_well(pid), "the child failed, or hung");
@@ -279,6 +292,7 @@ fn a_killed_child_that_nobody_waits_for_holds_nobody_up() {
             let _ = conn::find(fd).map(|c| c.recv(&mut [0; 1], 0));
             true
         });
+        let killed = Killed(child);
         // Asleep in `recv`: it has spun for a moment and holds the direction.
         std::thread::sleep(Duration::from_millis(200));
         wait_for("the child to sleep", || process_state(child) == 'S');
@@ -289,8 +303,7 @@ fn a_killed_child_that_nobody_waits_for_holds_nobody_up() {
         std::thread::spawn(move || done.send(echo(fd, b"and on")));
         assert_eq!(fine.recv_timeout(PATIENCE), Ok(true), "{transport}");
         conn::close(fd).unwrap();
-        // SAFETY: our own child, and no status is wanted.
-        unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+        drop(killed);
     }
 }
 
@@ -306,6 +319,7 @@ fn a_stopped_process_inside_a_call_holds_nobody_else_up() {
             let _ = conn::find(fd).map(|c| c.recv(&mut [0; 1], 0));
             true
         });
+        let killed = Killed(child);
         // Asleep in `recv`: it has spun for a moment and holds the direction.
         std::thread::sleep(Duration::from_millis(200));
         wait_for("the child to sleep", || process_state(child) == 'S');
@@ -327,11 +341,7 @@ fn a_stopped_process_inside_a_call_holds_nobody_else_up() {
                 let _ = done.send(fine);
             });
             let fine = other.recv_timeout(Duration::from_secs(10));
-            // SAFETY: our own child, and no status is wanted.
-            unsafe {
-                libc::kill(child, libc::SIGKILL);
-                libc::waitpid(child, std::ptr::null_mut(), 0);
-            }
+            drop(killed);
             assert_eq!(fine, Ok(true), "{transport}: another connection waits");
         });
         // Nobody holds it any more.
@@ -339,4 +349,55 @@ fn a_stopped_process_inside_a_call_holds_nobody_else_up() {
         assert!(echo(fd, b"and on"));
         conn::close(fd).unwrap();
     }
+}
+
+/// The number of the system call that a process is in.
+fn system_call(pid: libc::pid_t) -> Option<libc::c_long> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    text.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn a_process_stopped_while_it_reads_the_wire_hides_no_cut() {
+    let bed = bed(40, Behaviour::Echo);
+    if rdma_device().is_some() {
+        return; // a forked child has none
+    }
+    let stopped = |fd: RawFd| {
+        let child = in_child(|| {
+            let _ = conn::find(fd).map(|c| c.recv(&mut [0; 1], 0));
+            true
+        });
+        let killed = Killed(child);
+        // A call sleeps in a read of the wire for some milliseconds before it polls it.
+        let reads = || system_call(child) == Some(libc::SYS_recvfrom);
+        let polls = || system_call(child) == Some(libc::SYS_ppoll);
+        while !reads() && !polls() {
+            std::hint::spin_loop();
+        }
+        // SAFETY: our own child.
+        unsafe { libc::kill(child, libc::SIGSTOP) };
+        wait_for("the child to stop", || process_state(child) == 'T');
+        (killed, reads())
+    };
+    // Late for a moment that is so short: again.
+    for _ in 0..200 {
+        let fd = bed.connect(Transport::Tcp);
+        assert!(echo(fd, b"before"));
+        let (child, reads) = stopped(fd);
+        if reads {
+            // This process owns the connection again, and the cut is its business.
+            send_all(fd, b"x");
+            bed.a.break_channels();
+            wait_for("the cut to be noticed", || {
+                conn::find(fd).unwrap().info().phase == conn::Phase::Suspended
+            });
+            drop(child);
+            assert_eq!(recv_exactly(fd, 1), b"x");
+            return conn::close(fd).unwrap();
+        }
+        drop(child);
+        conn::close(fd).unwrap();
+    }
+    panic!("no child was stopped in its read");
 }

@@ -18,11 +18,13 @@ use crate::via::channel::{Awaited, Channel, Wire};
 use crate::via::packet::{self, FLAG_ANSWER, FLAG_FIN, HEADER_BYTES, Header, Type};
 use crate::via::ring::{Ring, RingConsumer, RingProducer};
 use crate::via::{Broken, EndReason, Interest, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use std::any::Any;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// What is read beside the payload: a packet of a request and its answer fits whole.
@@ -42,6 +44,8 @@ pub struct TcpWire {
     rx_words: RxWords,
     /// What the receive half found; said again whenever it is asked, and nothing more is read.
     broken: OnceLock<Broken>,
+    /// Who read at the last [`Wire::look_around`], in another process.
+    read_by: AtomicU64,
     /// Dropped with the wire: the listener's count of this source's channels.
     _guard: Box<dyn Any + Send + Sync>,
 }
@@ -86,6 +90,7 @@ impl TcpWire {
             rx: rx.producer(),
             rx_words,
             broken: OnceLock::new(),
+            read_by: AtomicU64::new(0),
             _guard: guard,
         }
     }
@@ -94,6 +99,9 @@ impl TcpWire {
 
     /// Under the driver token: takes what is there, with `nap` after a short sleep until something is.
     fn receive_all(&self, nap: bool) -> Result<Awaited, Broken> {
+        if let Some(broken) = self.broken.get() {
+            return Err(broken.clone());
+        }
         let received = self.tx_words.read_alone(|before| {
             if before == Before::Died {
                 self.orphaned();
@@ -104,6 +112,7 @@ impl TcpWire {
     }
 
     fn receive_alone(&self, nap: bool) -> Result<Awaited, Broken> {
+        // Who had it before may have found it.
         if let Some(broken) = self.broken.get() {
             return Err(broken.clone());
         }
@@ -351,12 +360,17 @@ impl TcpWire {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// A process died while it sent or read. How far it came is known to nobody here, and to the peer: the transport ends,
-    /// and a resumption goes on from the offsets.
+    /// A process died while it sent or read, or was stopped while it read the end. How far it came is known to nobody here,
+    /// and to the peer: the transport ends, and a resumption goes on from the offsets.
     fn orphaned(&self) {
-        let text = "a process that shared the connection died while it used it";
+        let text = "a process that shared the connection died or was stopped while it used it";
         let _ = self.broken.set(Broken::Transport(text.into()));
         self.die();
+    }
+
+    fn hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        rustix::event::poll(&mut fds, Some(&Timespec::default())) == Ok(1)
     }
 
     /// Sends what is left of the packet that was begun.
@@ -529,8 +543,11 @@ impl Wire for TcpWire {
         Ok(())
     }
 
-    fn look_for_the_dead(&self) {
-        if self.tx_words.is_orphaned() {
+    fn look_around(&self) {
+        let reader = self.tx_words.foreign_reader();
+        // One that runs would have seen the end since the last look: it was stopped.
+        let stopped = self.read_by.swap(reader, Ordering::Relaxed) == reader && reader != 0;
+        if self.tx_words.is_orphaned() || (stopped && self.hung_up()) {
             self.orphaned();
         }
     }

@@ -208,6 +208,14 @@ impl TxWords {
             holder != 0 && is_gone(holder)
         })
     }
+
+    /// The thread of another process that reads now, 0 if there is none.
+    pub fn foreign_reader(&self) -> u64 {
+        match self.word(READER).load(Ordering::Acquire) {
+            reader if process_of(reader) == thread::process() => 0,
+            reader => reader,
+        }
+    }
 }
 
 /// Names this thread in a word: its id, and above [`AGAIN`] its process.
@@ -217,8 +225,12 @@ fn me() -> u64 {
 
 /// Whether a thread of another process does not exist any more. (One of our own comes to the end of what it does.)
 fn is_gone(holder: u64) -> bool {
-    let (id, process) = (holder as u32, (holder >> 33) as u32);
-    process != thread::process() && (!thread::is_alive(id) || thread::is_zombie(id))
+    let id = holder as u32;
+    process_of(holder) != thread::process() && (!thread::is_alive(id) || thread::is_zombie(id))
+}
+
+fn process_of(holder: u64) -> u32 {
+    (holder >> 33) as u32
 }
 
 /// What became of the thread that read or sent before.
