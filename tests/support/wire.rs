@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// One datagram or segment, in the order in which the kernel carried them.
 #[derive(Clone, Debug)]
@@ -79,6 +79,9 @@ impl Capture {
         let mut tick = [0_u8; size_of::<libc::timeval>()];
         tick[8..16].copy_from_slice(&50_000_i64.to_ne_bytes());
         set(libc::SO_RCVTIMEO, &tick);
+        let clocks = same_moment();
+        // The first question makes the kernel note the times.
+        let _ = seen_at(&fd, clocks);
 
         let packets = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
@@ -91,6 +94,8 @@ impl Capture {
                     Some((len, incoming)) => {
                         // On lo every packet is seen going out and coming in.
                         if incoming && let Some(packet) = parse(&buf[..len], subnet) {
+                            let at = seen_at(&fd, clocks).unwrap_or_else(Instant::now);
+                            let packet = Packet { at, ..packet };
                             into.lock().unwrap().push(packet);
                         }
                     }
@@ -147,6 +152,34 @@ fn receive(fd: &OwnedFd, buf: &mut [u8]) -> Option<(usize, bool)> {
         )
     };
     (got >= 0).then_some((got as usize, from.sll_pkttype != libc::PACKET_OUTGOING))
+}
+
+/// One moment on both clocks.
+fn same_moment() -> (Instant, SystemTime) {
+    loop {
+        let moment = (Instant::now(), SystemTime::now());
+        if moment.0.elapsed() < Duration::from_millis(1) {
+            return moment;
+        }
+    }
+}
+
+/// When the kernel saw the packet that was received last: on a busy machine it may have waited here for seconds. `clocks` are
+/// the same moment on both.
+fn seen_at(fd: &OwnedFd, clocks: (Instant, SystemTime)) -> Option<Instant> {
+    /// <linux/sockios.h>
+    const SIOCGSTAMPNS_OLD: libc::c_ulong = 0x8907;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the request stores one timespec where its argument points.
+    let told = unsafe { libc::ioctl(fd.as_raw_fd(), SIOCGSTAMPNS_OLD, &raw mut time) };
+    if told != 0 || time.tv_sec <= 0 {
+        return None;
+    }
+    let time = UNIX_EPOCH + Duration::new(time.tv_sec as u64, time.tv_nsec as u32);
+    clocks.0.checked_add(time.duration_since(clocks.1).ok()?)
 }
 
 fn parse(ip: &[u8], subnet: u8) -> Option<Packet> {

@@ -242,6 +242,8 @@ static void calls(void) {
     struct timeval limit = {0, 50000};
     CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
     CHECK(recv(fd, a, 1, 0) == -1 && errno == EAGAIN);
+    struct timeval none = {0, 0};
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none) == 0);
     /* Non-blocking by either way, and back. */
     CHECK(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK) == 0);
     CHECK(recv(fd, a, 1, 0) == -1 && errno == EAGAIN);
