@@ -210,6 +210,7 @@ struct Stat {
     process: Process,
     parent: i32,
     state: char,
+    threads: u32,
 }
 
 impl Stat {
@@ -226,11 +227,13 @@ impl Stat {
             },
             parent: fields.get(1)?.parse().ok()?,
             state: fields.first()?.chars().next()?,
+            threads: fields.get(17)?.parse().ok()?,
         })
     }
 
     fn alive(&self) -> bool {
-        !matches!(self.state, 'Z' | 'X' | 'x')
+        // The state is that of the first thread. While another one is there, so are the descriptors.
+        !matches!(self.state, 'Z' | 'X' | 'x') || self.threads > 1
     }
 }
 
@@ -238,3 +241,6 @@ fn every_pid() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
 }
+
+#[cfg(test)]
+mod tests;
