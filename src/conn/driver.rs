@@ -14,7 +14,7 @@ use super::connection::Conn;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::reactor::{Set, Token, WireWatcher};
-use super::{Phase, events, fork, losses, transports};
+use super::{Phase, events, fork, leaving, losses, transports};
 use crate::config::RawFailover;
 use crate::error::{Error, Kind};
 use crate::failover::{Action, Event, Loss, Machine, Notice, Policy, State};

@@ -57,6 +57,45 @@ fn a_client_that_is_stopped_goes_on() {
     }
 }
 
+/// What was sent before a program ended reaches the server, although nobody closed anything.
+#[test]
+#[ignore = "needs RDMA devices: make test-rdma"]
+fn what_a_program_sent_before_it_ended_is_delivered() {
+    use std::io::Read;
+    const BYTES: usize = 120_000; // nearly what a ring holds
+    for (subnet, path) in [(104, Path::Rxe(30)), (105, Path::Siw)] {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut plan = Plan::new(subnet, server.local_addr().expect("bound"));
+        plan.rdma = vec![path.addr()];
+        // The program never comes back: its SQL connection need not wait for it.
+        plan.node_lines = "limits.resume_ms = 1000\n".into();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for client in server.incoming() {
+                let tell = tell.clone();
+                std::thread::spawn(move || {
+                    let mut all = Vec::new();
+                    let _ = client.expect("a connection").read_to_end(&mut all);
+                    // A health check sends nothing.
+                    if !all.is_empty() {
+                        let _ = tell.send(all.len());
+                    }
+                });
+            }
+        });
+        let cluster = Cluster::start(plan);
+        let config = cluster.client_toml("leave.toml", "", "transports = [\"rdma\"]");
+        let program = Program::build("leave", How::Plain);
+        for _ in 0..5 {
+            let mut command = program.command(&config);
+            run_well(LIMIT, command.args(["echo.test", &BYTES.to_string()]));
+            let got = told.recv_timeout(support::PATIENCE);
+            assert_eq!(got, Ok(BYTES), "{path:?}\n{}", cluster.log(0));
+        }
+        assert!(!cluster.log(0).contains("transport=tcp"));
+    }
+}
+
 /// A node whose daemon is killed, or stands still, is lost: the stream, which may not move, ends with a reset, and no other way.
 #[test]
 #[ignore = "needs RDMA devices: make test-rdma"]

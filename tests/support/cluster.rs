@@ -254,12 +254,16 @@ impl Cluster {
             more = self.plan.node_lines,
             lost_after = self.plan.lost_after,
         );
+        let source = match &self.plan.separate {
+            Some(_) => format!("upstream_source = \"{me}\"\n"),
+            None => String::new(),
+        };
         for (name, a, b) in &self.plan.servers {
             let upstream = [a, b][node];
             let _ = write!(
                 text,
                 "[[servers]]\nname = \"{name}\"\ninitial_active = {}\nupstream = \"{upstream}\"\n\
-                 advertise_tcp = \"{upstream}\"\n{}\n",
+                 advertise_tcp = \"{upstream}\"\n{source}{}\n",
                 node == 0,
                 self.plan.server_lines,
             );

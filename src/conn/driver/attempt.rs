@@ -240,6 +240,9 @@ impl Driver {
         if same_stream {
             self.conn.control.resumptions.fetch_add(1, Ordering::AcqRel);
         }
+        if transport == Transport::Rdma {
+            leaving::watch(&self.conn);
+        }
         self.watch_wire(todo, &fresh);
         self.current = Some(fresh);
         self.unused = Some(same_stream);
