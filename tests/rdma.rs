@@ -85,6 +85,13 @@ impl Path {
         }
     }
 
+    /// The device itself goes, for good. The kernel waits with that until nobody has it open.
+    fn remove(self) -> std::process::Child {
+        let device = self.device();
+        let del = Command::new("rdma").args(["link", "del", &device]).spawn();
+        del.expect("rdma is there")
+    }
+
     fn bring_up(self) {
         run(&format!("ip link set {} up", self.interface()));
         if self == Self::Siw {

@@ -120,20 +120,25 @@ fn cut_stream(subnet: u8, paths: &[Path], how: How) {
             1 => &one[..],
             n => &paths[..n - 1],
         };
+        let mut removed = Vec::new();
         for path in cuts {
             if told.recv_timeout(Duration::from_secs(2)).is_ok() {
-                return;
+                break;
             }
-            path.take_down();
+            match path {
+                Path::Rxe(n) if n % 2 == 0 => removed.push(path.remove()),
+                _ => path.take_down(),
+            }
             if paths.len() == 1 {
                 std::thread::sleep(Duration::from_millis(300));
                 path.bring_up();
             }
         }
+        removed
     });
     let output = run_within(LIMIT, &mut command);
     let _ = tell.send(());
-    cutter.join().expect("the cutter ends");
+    let removed = cutter.join().expect("the cutter ends");
     let text = both(&output);
     let log = bed.cluster.log(0);
     assert!(output.status.success(), "{text}\n{log}");
@@ -149,6 +154,11 @@ fn cut_stream(subnet: u8, paths: &[Path], how: How) {
         1,
         "the SQL server's connection outlives the cuts"
     );
+    // The daemons are the last who have them.
+    drop(bed);
+    for mut del in removed {
+        assert!(del.wait().is_ok_and(|status| status.success()));
+    }
 }
 
 #[test]
