@@ -209,6 +209,10 @@ impl Driver {
         self.resume_owed = None;
         if let Some(attempt) = self.attempt.take() {
             todo.set.forget(attempt.wait_fd());
+            if attempt.kind != Kind::Scout {
+                let why = format!("no answer of {} in time", attempt.endpoint.addr);
+                self.tried.push((attempt.endpoint.transport, why));
+            }
         }
         if let Some(fresh) = self.fresh.take() {
             fresh.end(EndReason::Closed);
