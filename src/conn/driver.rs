@@ -90,6 +90,8 @@ pub struct Driver {
     last_words: Option<Error>,
     /// Nor has the resumption over this endpoint begun.
     resume_owed: Option<Endpoint>,
+    /// Nor may the calls receive again after one that came to nothing.
+    reads_owed: bool,
     /// The application's side has ended; its bytes may still be read.
     ended: bool,
     over: bool,
@@ -126,6 +128,7 @@ impl Driver {
             undecided: false,
             last_words: None,
             resume_owed: None,
+            reads_owed: false,
             ended: false,
             over: false,
         }
@@ -216,7 +219,8 @@ impl Driver {
             || self.level_owed.is_some()
             || self.undecided
             || self.last_words.is_some()
-            || self.resume_owed.is_some();
+            || self.resume_owed.is_some()
+            || self.reads_owed;
         let owed = owed.then(|| super::now() + OWED_TICK);
         [machine, ending, owed].into_iter().flatten().min()
     }

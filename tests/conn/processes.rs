@@ -401,3 +401,54 @@ fn a_process_stopped_while_it_reads_the_wire_hides_no_cut() {
     }
     panic!("no child was stopped in its read");
 }
+
+/// The next byte, read by somebody without the library.
+fn read_raw(fd: RawFd) -> u8 {
+    assert_eq!(poll_one(fd, libc::POLLIN, NEVER_MS), libc::POLLIN);
+    let mut byte = [0; 1];
+    // SAFETY: a buffer of one byte.
+    assert_eq!(unsafe { libc::read(fd, byte.as_mut_ptr().cast(), 1) }, 1);
+    byte[0]
+}
+
+/// The channel breaks before anybody has noticed that a byte was read without the library.
+#[test]
+fn what_was_read_without_the_library_does_not_come_again_after_a_resumption() {
+    let bed = bed(203, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        assert!(echo(fd, b"x"));
+        bed.a.say(b"abc");
+        assert_eq!(read_raw(fd), b'a');
+        bed.a.break_channels();
+        wait_for("the resumption", || {
+            conn::find(fd).unwrap().info().resumptions == 1
+        });
+        assert_eq!(recv_exactly(fd, 2), b"bc", "{transport}");
+        assert_eq!(poll_one(fd, libc::POLLIN, 0), 0, "{transport}");
+        assert!(echo(fd, b"y"));
+        conn::close(fd).unwrap();
+    }
+}
+
+/// The same with a server that is lost.
+#[test]
+fn what_was_read_without_the_library_does_not_come_again_after_a_failover() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = bed(204 + n as u8, Behaviour::Echo);
+        let fd = bed.connect(transport);
+        assert!(echo(fd, b"x"));
+        bed.a.say(b"abc");
+        wait_for("all of it", || conn::find(fd).unwrap().readable() == 3);
+        bed.b.set_role(Role::Active, 2000);
+        assert_eq!(read_raw(fd), b'a');
+        bed.a.kill();
+        wait_for("the second server", || {
+            conn::find(fd).unwrap().info().node == "node-b"
+        });
+        assert_eq!(recv_exactly(fd, 2), b"bc", "{transport}");
+        assert_eq!(poll_one(fd, libc::POLLIN, 0), 0, "{transport}");
+        assert!(echo(fd, b"y"));
+        conn::close(fd).unwrap();
+    }
+}

@@ -11,6 +11,9 @@ impl Conn {
         let Ok(_rx) = self.control.rx.lock(Some(Duration::ZERO)) else {
             return false; // a receiver is inside: nobody needs a pump
         };
+        if self.control.held.load(Ordering::Acquire) {
+            return false; // a resumption copies what it would consume
+        }
         let mut pumped = false;
         if let Some(channel) = self.channel() {
             // A fast reader is served on; the bound leaves the thread to the other connections.

@@ -133,6 +133,10 @@ impl Conn {
         // SAFETY: the receive direction's lock is held.
         let rx = unsafe { &mut *self.rx.get() };
         let channel = self.channel();
+        if let Some(channel) = &channel {
+            // First: what somebody read out of the bell is not unread.
+            channel.hold_reads();
+        }
         let at = channel.as_ref().map_or(0, |channel| channel.consumed());
         let mut unread = channel.as_deref().map(turns::drain).unwrap_or_default();
         let node = self.slow.lock().node.clone();

@@ -26,6 +26,8 @@ impl Conn {
         let old = self.channel();
         self.keep_quiet(same_stream);
         if let Some(old) = &old {
+            // First: what somebody read out of the bell is not unread.
+            old.hold_reads();
             let unread = drain(old);
             if !same_stream {
                 rx.left.extend_from_slice(&unread);
@@ -73,17 +75,34 @@ impl Conn {
         None
     }
 
-    /// Keeps receivers off the old channel while a resumption copies its rings (senders are kept off by the phase);
-    /// `install` or `release_reads` ends it. False: somebody is inside still.
+    /// Keeps receivers off the old channel while a resumption copies its rings (senders are kept off by the phase), those
+    /// too that read the descriptor without the library; `install` or `release_reads` ends it. False: somebody is inside
+    /// still.
     pub fn hold_calls(&self) -> bool {
         self.control.held.store(true, Ordering::Release);
-        self.try_hold(&self.control.rx).is_some() && self.sends_are_settled()
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
+        if let Some(channel) = self.channel() {
+            channel.hold_reads();
+        }
+        self.sends_are_settled()
     }
 
-    /// See [`Conn::hold_calls`].
-    pub fn release_reads(&self) {
+    /// See [`Conn::hold_calls`]. False: not now.
+    pub fn release_reads(&self) -> bool {
+        if !self.control.held.load(Ordering::Acquire) {
+            return true;
+        }
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
         self.control.held.store(false, Ordering::Release);
+        if let Some(channel) = self.channel() {
+            channel.open_reads();
+        }
         self.kick();
+        true
     }
 
     /// Makes calls wait; bytes that arrived stay readable. [`Conn::block_writes`] goes with it.

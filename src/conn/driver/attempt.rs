@@ -112,7 +112,7 @@ impl Driver {
         }
         if resume {
             // Until the next attempt what has arrived can be read.
-            self.conn.release_reads();
+            self.release_reads();
         }
         self.tried.retain(|(t, _)| *t != transport);
         self.tried.push((transport, why.clone()));
@@ -176,6 +176,7 @@ impl Driver {
         let Some(old) = self.current.clone() else {
             return;
         };
+        self.reads_owed = false;
         if !self.conn.hold_calls() {
             // Later, within the time that the machine gives this endpoint.
             self.resume_owed = Some(endpoint);
@@ -217,7 +218,13 @@ impl Driver {
         if let Some(fresh) = self.fresh.take() {
             fresh.end(EndReason::Closed);
         }
-        self.conn.release_reads();
+        self.release_reads();
+    }
+
+    /// Ends what [`Driver::resume`] began, now or when it can. Not where the channel that the calls know was carried on
+    /// already: what they would read there comes again.
+    pub(super) fn release_reads(&mut self) {
+        self.reads_owed = self.unused != Some(true) && !self.conn.release_reads();
     }
 
     pub(super) fn establish(&mut self, todo: &mut Todo<'_>) {

@@ -140,6 +140,9 @@ impl Driver {
     /// What the connection's calls were in the way of.
     pub(super) fn catch_up(&mut self, todo: &mut Todo<'_>) {
         self.pay_level();
+        if std::mem::take(&mut self.reads_owed) {
+            self.release_reads();
+        }
         if self.ended {
             return;
         }

@@ -65,14 +65,33 @@ impl Channel {
         // Everything that was rung is gone, so there is nothing to take back, and perhaps no number of ours to do it by: the
         // reader may be another process that has the only copy.
         wake::enter(word);
-        let Ok(there) = self.rx.available().map_err(|c| self.corrupted(c)) else {
+        if self.was_read(lot).is_err() {
             return false;
-        };
-        self.rx.consume(lot.min(there));
-        self.low_water.store(1, Ordering::Relaxed);
-        self.consumed_some();
+        }
         self.leave_rx_with(&mut [0; PUMP]);
         true
+    }
+
+    /// Empties the bell and stays inside, so that nobody rings: from here on what was read out of it counts as consumed, and
+    /// nothing can be read that is not. Until [`Channel::open_reads`]; may be repeated. The caller holds the receive
+    /// direction's lock.
+    pub fn hold_reads(&self) {
+        let word = self.rx.receive_word();
+        let lot = self.rx.lot();
+        let rung = word.load(Ordering::Acquire) == wake::RUNG && lot > 0;
+        // An impossible index is found again by whoever reads on.
+        let _ = if rung && self.bell.is_taken() {
+            wake::enter(word);
+            self.was_read(lot)
+        } else {
+            self.enter_rx()
+        };
+    }
+
+    /// Ends [`Channel::hold_reads`]: the level is right again. Under the same lock.
+    pub fn open_reads(&self) {
+        self.hold_reads();
+        self.leave_rx();
     }
 
     fn receive(
@@ -200,13 +219,18 @@ impl Channel {
             _ => self.rx.lot(),
         };
         let back = self.bell.take_back(lot, entered == wake::Entered::Late);
-        let missing = lot.saturating_sub(back);
-        if missing > 0 {
-            let there = self.rx.available().map_err(|c| self.corrupted(c))?;
-            self.rx.consume(missing.min(there));
-            self.low_water.store(1, Ordering::Relaxed);
-            self.consumed_some();
+        match lot.saturating_sub(back) {
+            0 => Ok(()),
+            missing => self.was_read(missing),
         }
+    }
+
+    /// So many bytes were read out of the bell by somebody without the library.
+    fn was_read(&self, tokens: usize) -> Result<(), Broken> {
+        let there = self.rx.available().map_err(|c| self.corrupted(c))?;
+        self.rx.consume(tokens.min(there));
+        self.low_water.store(1, Ordering::Relaxed);
+        self.consumed_some();
         Ok(())
     }
 
