@@ -127,6 +127,15 @@ fn recv_exactly(fd: RawFd, n: usize) -> Vec<u8> {
     data
 }
 
+/// Runs a test that is ignored otherwise.
+fn in_its_own_process(test: &str) {
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+}
+
 fn nonblocking(fd: RawFd, on: bool) {
     let mut on = libc::c_int::from(on);
     // SAFETY: FIONBIO reads one int.

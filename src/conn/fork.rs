@@ -67,6 +67,7 @@ extern "C" fn prepare() {
             for lock in conn.momentary_locks() {
                 std::mem::forget(lock.lock(None));
             }
+            conn.control.forked.store(true, Ordering::Release);
             held.push(conn);
         }
     });
@@ -85,6 +86,7 @@ extern "C" fn child() {
     queries::forget();
     // A connect in progress belongs to the parent; a copy of the far end would only hide its failure.
     table::for_each(|_, conn| {
+        conn.control.forked.store(true, Ordering::Release);
         if let Some((_, channel)) = &conn.slow.lock().channel {
             channel.after_fork();
         }

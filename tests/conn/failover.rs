@@ -331,12 +331,7 @@ fn a_quiet_stream_stays_quiet_through_a_cut() {
 /// In a process of its own: it ends the connections of all tests.
 #[test]
 fn a_panic_on_the_io_thread_ends_connections_and_nothing_waits_for_it() {
-    let inner = "failover::in_its_own_process_the_io_thread_panics";
-    let run = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", inner, "--ignored"])
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{run:?}");
+    in_its_own_process("failover::in_its_own_process_the_io_thread_panics");
 }
 
 #[test]
@@ -369,9 +364,16 @@ fn in_its_own_process_the_io_thread_panics() {
     conn::close(next).unwrap();
 }
 
-/// A channel that breaks while its node lives goes on over another path, and returns between two requests.
+/// A channel that breaks while its node lives goes on over another path, and returns between two requests. In a process of
+/// its own: other tests fork, and a channel that another process may have stays where it is.
 #[test]
 fn the_better_path_is_taken_again() {
+    in_its_own_process("failover::in_its_own_process_the_better_path_is_taken_again");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn in_its_own_process_the_better_path_is_taken_again() {
     if rdma_device().is_some() {
         return; // `tests/rdma` has it with real devices
     }

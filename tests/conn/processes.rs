@@ -452,3 +452,31 @@ fn what_was_read_without_the_library_does_not_come_again_after_a_failover() {
         conn::close(fd).unwrap();
     }
 }
+
+/// A child that has the channel could not follow it to a better path: there is no return.
+#[test]
+fn a_channel_that_a_forked_process_has_does_not_return_to_the_better_path() {
+    let bed = bed(202, Behaviour::Echo);
+    let options = Options {
+        transports: vec![Transport::Shm, Transport::Tcp],
+        ..bed.options(Transport::Tcp)
+    };
+    let fd = conn::connect(&bed.name("echo"), &options).expect("the node is there");
+    let transport = || conn::find(fd).unwrap().info().transport;
+    assert!(echo(fd, &[1; 1000]));
+    bed.a.break_channels();
+    wait_for("the other path", || transport() == Some(Transport::Tcp));
+    assert!(echo(fd, &[1; 1000]));
+    let (mut told, mut teller) = std::io::pipe().unwrap();
+    let child = in_child(|| {
+        use std::io::Read;
+        told.read_exact(&mut [0]).is_ok() && echo(fd, b"child")
+    });
+    // Twice as long as the first look at the better path takes to come.
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(transport(), Some(Transport::Tcp), "it stays");
+    std::io::Write::write_all(&mut teller, b"x").unwrap();
+    assert_ends_well(child);
+    assert!(echo(fd, b"parent"));
+    conn::close(fd).unwrap();
+}

@@ -39,7 +39,12 @@ impl Conn {
             self.control.sent_here.store(0, Ordering::Relaxed);
         }
         let epoch = self.control.epoch.load(Ordering::Relaxed).wrapping_add(1);
-        self.slow.lock().channel = Some((epoch, Arc::clone(fresh)));
+        {
+            // Under this lock, which fork takes: a child knows either the channel before or that it is not the only one.
+            let mut slow = self.slow.lock();
+            slow.channel = Some((epoch, Arc::clone(fresh)));
+            self.control.forked.store(false, Ordering::Release);
+        }
         rx.channel = Some((epoch, Arc::clone(fresh)));
         tx.channel = Some((epoch, Arc::clone(fresh)));
         self.control

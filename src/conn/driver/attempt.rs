@@ -73,7 +73,7 @@ impl Driver {
                     _ => Event::ChannelUp { node, generation },
                 }
             }
-            Ok(None) if self.conn.is_quiet() => Event::PathStands,
+            Ok(None) if self.may_return() => Event::PathStands,
             Ok(None) => Event::NotQuiet,
             Err(error) => {
                 crate::log!(
@@ -197,12 +197,19 @@ impl Driver {
 
     /// Whether the path that the channel left stands again; only where that could be made use of.
     pub(super) fn scout(&mut self, todo: &mut Todo<'_>, endpoint: Endpoint) {
-        if self.unused.is_some() || !self.conn.is_quiet() {
+        if !self.may_return() {
             let _ = self.machine.handle(todo.now, Event::NotQuiet);
             return;
         }
         let generation = self.machine.generation();
         self.connect(todo, endpoint, generation, Purpose::Scout);
+    }
+
+    /// Whether the channel in use, which works, may be left for a better path now. Not where a forked process may have it: that
+    /// one could not follow.
+    fn may_return(&self) -> bool {
+        let shared = self.conn.control.forked.load(Ordering::Acquire);
+        self.unused.is_none() && !shared && self.conn.is_quiet()
     }
 
     pub(super) fn abandon(&mut self, todo: &mut Todo<'_>) {
