@@ -83,7 +83,7 @@ impl Backend {
         self.have == 0 && !self.answer
     }
 
-    /// The beginning of the last message's body.
+    /// The beginning of the last message's body, of ReadyForQuery and ErrorResponse only.
     pub(super) fn body(&self) -> &[u8] {
         &self.kept[..usize::from(self.kept_len)]
     }
@@ -124,10 +124,12 @@ impl Backend {
             self.kept_len = 0;
         }
         let take = (self.left as usize).min(bytes.len());
-        let kept = usize::from(self.kept_len);
-        let keep = take.min(KEPT - kept);
-        self.kept[kept..kept + keep].copy_from_slice(&bytes[..keep]);
-        self.kept_len += keep as u8;
+        if matches!(self.head[0], b'E' | b'Z') {
+            let kept = usize::from(self.kept_len);
+            let keep = take.min(KEPT - kept);
+            self.kept[kept..kept + keep].copy_from_slice(&bytes[..keep]);
+            self.kept_len += keep as u8;
+        }
         *bytes = &bytes[take..];
         self.left -= take as u32;
         if self.left > 0 {

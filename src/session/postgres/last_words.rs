@@ -39,7 +39,7 @@ impl Observer {
             Standing::Login => (
                 "57P01",
                 "during the login",
-                "Nothing was run.".to_owned(),
+                "No statement was sent.".to_owned(),
                 "Connect again by the same name.",
             ),
             Standing::Idle => {

@@ -217,7 +217,7 @@ fn truth(session: &Session, cut: usize) -> (Standing, bool, bool) {
     let encrypting = client.last().is_some_and(is_encryption)
         && server.last().is_none_or(|m| m.kind != ANSWER)
         && !over;
-    let quiet = client.iter().filter(open).all(|m| is_encryption(m));
+    let quiet = client.iter().filter(open).all(is_encryption);
     (standing, encrypting, standing == Standing::Idle && quiet)
 }
 
