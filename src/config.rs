@@ -90,13 +90,13 @@ pub struct Server {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Session {
-    /// PostgreSQL's where a stream begins like it, else none.
+    /// None: bytes.
     #[default]
-    Auto,
+    Raw,
     /// PostgreSQL's; a stream that is not it never moves.
     Postgres,
-    /// None: bytes.
-    Raw,
+    /// PostgreSQL's where a stream begins like it, else none.
+    Auto,
 }
 
 /// `on_unknown`: for sessions whose protocol is followed.

@@ -10,6 +10,14 @@ use pg_lab::{Lab, Libpq, text};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+/// Has the sessions followed.
+fn follow(lab: &Lab, more: &str) {
+    let config = lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let settings = format!("\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n{more}");
+    std::fs::write(&config, text + &settings).unwrap();
+}
+
 /// The node that is active, and the other one.
 fn roles(lab: &Lab) -> [&'static str; 2] {
     match lab.status()["active"]["sales"].as_str() {
@@ -60,6 +68,7 @@ fn a_libpq_program_is_told_what_became_of_its_session() {
         return;
     };
     lab.wait_until_active("node-a");
+    follow(&lab, "");
     lab.sql("create table t (id int)");
     let program = Libpq::build(lab.dir.path());
     let mut next = 0;
@@ -139,11 +148,7 @@ fn a_program_that_wants_to_know_is_told_that_the_outcome_is_unknown() {
     };
     lab.wait_until_active("node-a");
     lab.sql("create table t (id int)");
-    let config = lab.dir().join("client.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let settings =
-        "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\non_unknown = \"error\"\n";
-    std::fs::write(&config, text + settings).unwrap();
+    follow(&lab, "on_unknown = \"error\"\n");
     let program = Libpq::build(lab.dir.path());
     let mut client = Libpq::start(&lab, &program, "shm");
     let insert = "insert into t select 1 from pg_sleep(4)";
@@ -164,6 +169,7 @@ fn the_rest_of_a_psql_script_does_not_run_outside_its_transaction() {
         return;
     };
     lab.wait_until_active("node-a");
+    follow(&lab, "");
     lab.sql("create table t (id int)");
     let mut psql = Command::new("timeout")
         .args(["60", env!("CARGO_BIN_EXE_vianet"), "run", "--", "psql"])

@@ -23,6 +23,9 @@ fn notice(bytes: usize) -> Vec<u8> {
 fn server(number: u8, more: &str) -> Bed {
     let bed = bed(number, Behaviour::Held);
     let mut text = std::fs::read_to_string(&bed.config).unwrap();
+    if !more.contains("session") {
+        text.push_str("session = \"auto\"\n");
+    }
     text.push_str(more);
     std::fs::write(&bed.config, text).unwrap();
     bed
@@ -319,6 +322,7 @@ fn bytes_that_are_read_behind_our_back_end_the_following() {
 #[test]
 fn other_streams_are_what_the_configuration_says() {
     for (n, (session, sent, reason)) in [
+        ("", startup(), "answer_outstanding"),
         ("raw", startup(), "answer_outstanding"),
         ("auto", b"a line of text\n".to_vec(), "answer_outstanding"),
         ("postgres", b"a line of text\n".to_vec(), "not_postgres"),
@@ -326,7 +330,13 @@ fn other_streams_are_what_the_configuration_says() {
     .into_iter()
     .enumerate()
     {
-        let bed = server(196 + n as u8, &format!("session = \"{session}\"\n"));
+        let bed = server(
+            196 + n as u8,
+            &match session {
+                "" => "# session\n".to_owned(),
+                session => format!("session = \"{session}\"\n"),
+            },
+        );
         let fd = bed.connect(Transport::Shm);
         send_all(fd, &sent);
         wait_for("the reason", || why(fd) == Some(reason));
