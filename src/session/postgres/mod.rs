@@ -229,7 +229,8 @@ impl Observer {
             // Which Sync the server reads as one depends on where the copy fails.
             return self.lose_sight(Reason::NotUnderstood);
         }
-        if copying == CopyIn::Begun && !matches!(kind, b'd' | b'c' | b'f' | b'H' | b'X' | b'S') {
+        let only_sync = copying == CopyIn::Begun || self.queue.is_unsure();
+        if only_sync && !matches!(kind, b'd' | b'c' | b'f' | b'H' | b'X' | b'S') {
             return self.lose_sight(Reason::NotUnderstood);
         }
         let kept = match kind {

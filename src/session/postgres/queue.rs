@@ -47,6 +47,12 @@ pub(super) struct Queue {
     skipping: bool,
     copy_in: CopyIn,
     copy_out: bool,
+    /// What is a sync point in itself has been answered: a ReadyForQuery before that is another one's.
+    answered: bool,
+    /// A Sync was taken for one that the copy in progress passes over.
+    passed: bool,
+    /// That copy failed, perhaps before it had read the Sync, and no other Sync was sent: this one may end the skipping.
+    unsure: bool,
 }
 
 impl Queue {
@@ -61,6 +67,11 @@ impl Queue {
 
     pub(super) fn copying(&self) -> bool {
         self.copy_in != CopyIn::No || self.copy_out
+    }
+
+    /// Whether the server skips what is sent now, or runs it, is not known.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure
     }
 
     pub(super) fn copy_in(&self) -> CopyIn {
@@ -109,7 +120,8 @@ impl Queue {
 
     #[must_use]
     pub(super) fn sync(&mut self) -> bool {
-        // A server that waits for data passes over it.
+        // A copy passes over it; but one that has failed by now does not.
+        self.passed |= self.copy_in == CopyIn::Begun;
         self.copy_in == CopyIn::Begun || {
             self.skipping = false;
             self.push(Entry::Sync)
@@ -159,10 +171,16 @@ impl Queue {
     #[must_use]
     pub(super) fn ready(&mut self) -> Option<()> {
         let (_, active) = self.active()?;
-        let due = !matches!(active, Entry::Extended { .. });
+        let due = match active {
+            Entry::Query | Entry::Function => self.answered,
+            Entry::Extended { .. } => false,
+            _ => true,
+        };
         if self.skipping || self.copying() || !due {
             return None;
         }
+        self.answered = false;
+        self.unsure = false;
         while self.entries.pop_front()?.is_done() {}
         // What was sent for a copy that did not come about.
         while let Some(Entry::CopyData | Entry::CopyEnd) = self.entries.front() {
@@ -177,12 +195,21 @@ impl Queue {
         self.copy_in = CopyIn::No;
         self.copy_out = false;
         let (at, Entry::Extended { .. }) = self.active()? else {
+            self.answered = true;
             return Some(()); // that of a sync point: its ReadyForQuery follows
         };
         let rest = self.entries.split_off(at);
         let sync = rest.iter().position(|entry| *entry == Entry::Sync);
         let (skipped, kept) = (sync.unwrap_or(rest.len()), sync.is_some());
         let runs = rest.iter().take(skipped).any(|entry| entry.runs());
+        if std::mem::take(&mut self.passed) {
+            // Its Sync was read by the copy, or is still to be: that makes no difference to this shape alone.
+            let alone = matches!(rest.front(), Some(Entry::Extended { replies: 1, .. }));
+            if !alone || rest.iter().skip(1).any(|entry| *entry != Entry::Sync) || rest.len() > 2 {
+                return None;
+            }
+            self.unsure = !kept;
+        }
         self.entries.push_back(Entry::Extended { replies: 0, runs });
         self.entries.extend(rest.into_iter().skip(skipped));
         self.skipping = !kept;
@@ -213,10 +240,13 @@ impl Queue {
             return None;
         }
         match kind {
+            b'I' | b'V' => self.answered = true,
             b'G' if copy_in == CopyIn::No && !copy_out => return self.begin_copy_in(at),
             b'H' if copy_in == CopyIn::No && !copy_out => self.copy_out = true,
             b'G' | b'H' => return None,
             b'C' => {
+                self.passed = false;
+                self.answered = true;
                 self.copy_in = CopyIn::No;
                 self.copy_out = false;
             }
@@ -240,7 +270,7 @@ impl Queue {
         }
         while let Some(next) = self.entries.get(behind) {
             match (next, self.copy_in) {
-                (Entry::Sync, CopyIn::Begun) => {}
+                (Entry::Sync, CopyIn::Begun) => self.passed = true,
                 (Entry::CopyData, _) => self.copy_in = CopyIn::Data,
                 (Entry::CopyEnd, _) => {
                     self.entries.remove(behind);

@@ -1,6 +1,7 @@
 //! The observer against messages by hand, recorded sessions, every cut of those, and noise.
 
 mod cuts;
+mod model;
 mod noise;
 mod transcript;
 
@@ -149,6 +150,46 @@ fn a_copy_passes_over_the_sync_before_its_data() {
     answer(&mut observer, "2G");
     ask(&mut observer, "dS");
     assert_eq!(observer.obstacle(), Some(Reason::NotUnderstood));
+}
+
+#[test]
+fn a_copy_that_failed_may_not_have_read_the_sync() {
+    // Into a view, say: the server asks for data, and fails before it reads. The Sync ends the skipping, and what follows
+    // it is run; had the copy read the Sync, it would be skipped.
+    for (first, said, then) in [("PBDES", "12nG", "dcS"), ("PBDESdcSQ", "12nG", "")] {
+        let mut observer = session();
+        ask(&mut observer, first);
+        answer(&mut observer, said);
+        ask(&mut observer, then);
+        answer(&mut observer, "EZ");
+        ask(&mut observer, "Q");
+        answer(&mut observer, "Z");
+        assert_eq!(observer.obstacle(), Some(Reason::NotUnderstood), "{first}");
+    }
+    // Nor is it known whether a request behind it is run.
+    let mut observer = session();
+    ask(&mut observer, "BES");
+    answer(&mut observer, "2GE");
+    assert_eq!(observer.standing(), Standing::InFlight);
+    ask(&mut observer, "Q");
+    assert_eq!(observer.obstacle(), Some(Reason::NotUnderstood));
+}
+
+#[test]
+fn a_query_is_not_done_before_it_is_answered() {
+    for (asked, answers) in [("Q", ["C", "I", "E"]), ("F", ["V", "E", "V"])] {
+        let mut observer = session();
+        ask(&mut observer, asked);
+        answer(&mut observer, "Z");
+        assert_eq!(observer.obstacle(), Some(Reason::NotUnderstood));
+        for said in answers {
+            let mut observer = session();
+            ask(&mut observer, asked);
+            answer(&mut observer, said);
+            answer(&mut observer, "Z");
+            assert!(observer.at_safe_point(), "{asked} {said}");
+        }
+    }
 }
 
 #[test]
