@@ -203,13 +203,12 @@ impl Conn {
     pub fn info(&self) -> Info {
         let words = &self.control;
         let slow = self.slow.lock();
-        let transport = slow
-            .channel
-            .as_ref()
-            .map(|(_, channel)| channel.wire.transport());
+        let channel = slow.channel.as_ref().map(|(_, it)| Arc::clone(it));
+        let transport = channel.as_ref().map(|channel| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         drop(slow);
-        let why_not_movable = match (transport, self.followed.reason(), self.raw_failover()) {
+        let followed = self.followed.reason(channel.as_deref());
+        let why_not_movable = match (transport, followed, self.raw_failover()) {
             (None, ..) => Some("not_connected"),
             (Some(Transport::Plain), ..) => Some("plain_transport"),
             (_, Some(reason), _) => Some(reason.name()),

@@ -2,6 +2,9 @@
 
 use super::*;
 
+#[path = "postgres/shared.rs"]
+mod shared;
+
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u32 + 4).to_be_bytes();
     [&[kind], &length[..], body].concat()
@@ -61,6 +64,11 @@ fn loses(bed: &Bed, fd: RawFd) -> (Vec<u8>, i32) {
     wait_for("the channel", || bed.a.channels() > 0);
     bed.b.set_role(Role::Active, 2000);
     bed.a.kill();
+    last_words(fd)
+}
+
+/// Everything that the application reads from now on, and how it ends.
+fn last_words(fd: RawFd) -> (Vec<u8>, i32) {
     let (mut all, mut buffer) = (Vec::new(), [0; 50]);
     let end = loop {
         match conn::find(fd).unwrap().recv(&mut buffer, 0) {

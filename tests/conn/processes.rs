@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs `child` in a forked child, which must say true.
-fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
+pub fn in_child(child: impl FnOnce() -> bool) -> libc::pid_t {
     // SAFETY: the child only uses the library, plain system calls and memory, and ends by _exit.
     match unsafe { libc::fork() } {
         0 => {
@@ -33,12 +33,12 @@ impl Drop for Killed {
 }
 
 #[track_caller]
-fn assert_ends_well(pid: libc::pid_t) {
+pub fn assert_ends_well(pid: libc::pid_t) {
     assert!(ends_well(pid), "the child failed, or hung");
 }
 
 /// Waits for a child, and kills one that does not end: it has copies of everybody's descriptors.
-fn ends_well(pid: libc::pid_t) -> bool {
+pub fn ends_well(pid: libc::pid_t) -> bool {
     let mut status = -1;
     let end = std::time::Instant::now() + PATIENCE;
     // SAFETY: one valid int.

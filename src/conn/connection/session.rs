@@ -44,11 +44,18 @@ impl Followed {
     }
 
     /// Why the session would not move; `None`: its protocol is not known, and the stream is one of bytes.
-    pub fn reason(&self) -> Option<Reason> {
+    pub fn reason(&self, channel: Option<&Channel>) -> Option<Reason> {
         if !self.on.load(Ordering::Relaxed) {
             return None;
         }
-        let state = self.state.try_lock()?;
+        let mut state = self.state.try_lock()?;
+        if let Some(channel) = channel {
+            // The observer sees bytes before they move.
+            let ahead = |offset: u64, seen: u64| offset.wrapping_sub(seen) as i64 > 0;
+            if ahead(channel.accepted(), state.sent) || ahead(channel.consumed(), state.received) {
+                state.observer.lose_sight(Reason::Shared);
+            }
+        }
         match state.observer.recognised() {
             Recognised::NotYet if !self.certain => None,
             _ => Some(state.observer.obstacle().unwrap_or(Reason::Unsupported)),
@@ -114,7 +121,7 @@ impl Tap for Followed {
 impl Conn {
     /// Whether the protocol of the stream is followed: then [`Conn::last_words`] ends it.
     pub fn is_followed(&self) -> bool {
-        self.followed.reason().is_some()
+        self.followed.reason(self.channel().as_deref()).is_some()
     }
 
     /// Ends a session whose server is lost: what arrived whole can still be read, then comes what its protocol has to say.
@@ -137,11 +144,12 @@ impl Conn {
             // First: what somebody read out of the bell is not unread.
             channel.hold_reads();
         }
-        let at = channel.as_ref().map_or(0, |channel| channel.consumed());
+        let sent = channel.as_ref().map_or(0, |channel| channel.accepted());
+        let received = channel.as_ref().map_or(0, |channel| channel.consumed());
         let mut unread = channel.as_deref().map(turns::drain).unwrap_or_default();
         let node = self.slow.lock().node.clone();
         let mut state = self.followed.state.lock();
-        if state.received != at {
+        if (state.sent, state.received) != (sent, received) {
             state.observer.lose_sight(Reason::Shared);
         }
         let ring = channel.as_ref().map_or(0, |channel| channel.rx.size());

@@ -211,8 +211,9 @@ impl Channel {
         self.deliverable() || self.rx.tail().is_err()
     }
 
-    /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed.
-    pub(super) fn enter_rx(&self) -> Result<(), Broken> {
+    /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed. The caller holds
+    /// the receive direction's lock.
+    pub fn enter_rx(&self) -> Result<(), Broken> {
         let entered = wake::enter(self.rx.receive_word());
         let lot = match entered {
             wake::Entered::Quiet => 0,
