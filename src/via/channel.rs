@@ -23,7 +23,7 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What a receive attempt found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,14 +122,14 @@ pub trait Watcher: Send + Sync {
 pub trait Tap {
     /// These bytes are about to be published to the peer, from stream offset `at` on.
     fn sends(&self, at: u64, bytes: &[u8]);
-    /// Bytes have come, from stream offset `at` on: how many may be taken?
-    fn receives(&self, at: u64, come: &Come<'_>) -> Taken;
+    /// Bytes have come, from stream offset `at` on: copies those that may be taken into the room, and says how many.
+    fn receives(&self, at: u64, come: &mut Come<'_>) -> Taken;
 }
 
 /// What has come and was not taken yet.
 pub struct Come<'a> {
-    /// As much of it as the receiver has room for.
-    pub seen: &'a [u8],
+    /// The receiver's, for at least one byte. What is not taken is not written to it.
+    pub room: &'a mut [u8],
     /// How much has come.
     pub available: usize,
     /// Nothing follows.
@@ -138,6 +138,15 @@ pub struct Come<'a> {
     pub ring: usize,
     /// Copies bytes from so far behind the first one, and says how many there were.
     pub ahead: &'a dyn Fn(usize, &mut [u8]) -> usize,
+}
+
+impl Come<'_> {
+    /// Copies up to so many bytes into the room, and shows them.
+    pub fn take(&mut self, bytes: usize) -> &[u8] {
+        let n = bytes.min(self.room.len());
+        let n = (self.ahead)(0, &mut self.room[..n]);
+        &self.room[..n]
+    }
 }
 
 /// What [`Tap::receives`] allows.
@@ -190,9 +199,11 @@ pub struct Channel {
     /// What the node said when it accepted.
     pub accept: Accept,
     broken: OnceLock<Broken>,
-    /// The receiver has no use for fewer bytes than this (SO_RCVLOWAT): below it nobody is told that there are any. (A
-    /// peer that shares the rings does not know of it, and may ring for fewer.)
-    low_water: AtomicUsize,
+    /// The receiver has no use for bytes before the stream has come to this offset (as SO_RCVLOWAT): until then nobody is
+    /// told that there are any. (A peer that shares the rings does not know of it, and may ring for fewer.) Process-local:
+    /// where another process receives, it is soon behind, and means nothing.
+    wanted: AtomicU64,
+    reads_shut: AtomicBool,
     kicks: AtomicU32,
     /// 1: retired, the words stay INSIDE.
     retired: AtomicU32,
@@ -223,6 +234,7 @@ impl Channel {
                 Some(crate::fd::move_high(event))
             }
         };
+        let wanted = AtomicU64::new(parts.rx.head());
         Ok(Self {
             rx: parts.rx,
             tx: parts.tx,
@@ -230,7 +242,8 @@ impl Channel {
             bell: parts.bell,
             accept: parts.accept,
             broken: OnceLock::new(),
-            low_water: AtomicUsize::new(1),
+            wanted,
+            reads_shut: AtomicBool::new(false),
             kicks: AtomicU32::new(0),
             retired: AtomicU32::new(0),
             receive_spin: Spin::default(),
@@ -276,7 +289,6 @@ impl Channel {
             token.give_back();
         }
         self.wire.after_fork();
-        self.low_water.store(1, Ordering::Relaxed);
     }
 
     // ----------------------------------------------------------------------------------------------- what stands
@@ -296,7 +308,7 @@ impl Channel {
 
     /// Nothing more is taken, whatever comes.
     pub fn shut_reads(&self) {
-        self.low_water.store(usize::MAX, Ordering::Relaxed);
+        self.reads_shut.store(true, Ordering::Release);
     }
 
     /// Whether the receiver finds something: bytes enough, or the end.
@@ -305,8 +317,19 @@ impl Channel {
         self.rx.finished() || self.rx.available().is_ok_and(enough)
     }
 
+    /// So many unread bytes there must be before there is something for the receiver.
     fn low_water(&self) -> usize {
-        self.low_water.load(Ordering::Relaxed)
+        if self.reads_shut.load(Ordering::Acquire) {
+            return usize::MAX;
+        }
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let ahead = wanted.wrapping_sub(self.rx.head()) as i64;
+        usize::try_from(ahead).unwrap_or(0).max(1)
+    }
+
+    /// The receiver has use for whatever comes.
+    fn want_all(&self) {
+        self.wanted.store(self.rx.head(), Ordering::Relaxed);
     }
 
     /// Stream offset up to which the peer consumed what we sent (the node: wrote it to the SQL server).

@@ -2,6 +2,8 @@
 
 use super::*;
 
+#[path = "postgres/others.rs"]
+mod others;
 #[path = "postgres/shared.rs"]
 mod shared;
 
@@ -225,7 +227,9 @@ fn the_application_gets_whole_messages() {
                 });
                 // As much as there is room for; and what begins in it stays behind.
                 assert_eq!(recv(&mut [0; 4]), Ok(4));
-                assert_eq!(recv(&mut [0; 100]), Ok(first.len() - 4));
+                let mut buffer = [7; 100];
+                assert_eq!(recv(&mut buffer), Ok(first.len() - 4));
+                assert_eq!(buffer[first.len() - 4..], [7; 100][first.len() - 4..]);
             }
             if piece.len() < 50 {
                 break;
@@ -241,10 +245,12 @@ fn the_application_gets_whole_messages() {
         assert_eq!(got[..second.len()], second);
         // Half of one is not delivered at the loss either.
         bed.a.say(&second[..500]);
+        let mut buffer = [7; 100];
         wait_for("nothing to read", || {
-            recv(&mut [0; 100]).is_err_and(|e| e.errno() == libc::EAGAIN)
+            recv(&mut buffer).is_err_and(|e| e.errno() == libc::EAGAIN)
                 && poll_one(fd, libc::POLLIN, 0) == 0
         });
+        assert_eq!(buffer, [7; 100], "what is held back is nowhere");
         nonblocking(fd, false);
         fatal(loses(&bed, fd), "57P01", "idle");
     }

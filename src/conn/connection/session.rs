@@ -84,37 +84,42 @@ impl Tap for Followed {
         self.settle(&state);
     }
 
-    fn receives(&self, at: u64, come: &Come<'_>) -> Taken {
-        let everything = Taken {
-            bytes: come.seen.len(),
-            next: 1,
-        };
+    fn receives(&self, at: u64, come: &mut Come<'_>) -> Taken {
         let Some(mut state) = self.state.try_lock() else {
-            return everything;
+            return everything(come);
         };
         if state.received != at {
             state.observer.lose_sight(Reason::Shared);
         }
         // One that the ring does not hold with another could never be whole.
         let large = postgres::LARGE.min(come.ring / 2);
-        let release = state
-            .observer
-            .release(come.seen, come.available, large, come.ahead);
-        let taken = match come.last {
-            true => everything,
+        let (room, available) = (come.room.len(), come.available);
+        let release = state.observer.release(room, available, large, come.ahead);
+        let mut taken = match come.last {
+            true => everything(come),
             false => Taken {
-                bytes: release.bytes,
+                bytes: come.take(release.bytes).len(),
                 next: release.next,
             },
         };
-        let seen = &come.seen[..taken.bytes];
+        let seen = &come.room[..taken.bytes];
         match come.last {
             true => state.observer.received(seen),
             false => state.observer.released(seen, &release),
         }
+        if state.observer.standing() == Standing::Blind {
+            taken.next = 1;
+        }
         state.received = at.wrapping_add(taken.bytes as u64);
         self.settle(&state);
         taken
+    }
+}
+
+fn everything(come: &mut Come<'_>) -> Taken {
+    Taken {
+        bytes: come.take(come.available).len(),
+        next: 1,
     }
 }
 
@@ -161,7 +166,9 @@ impl Conn {
             n
         };
         // Part of a message that the application has nothing of is dropped.
-        let release = state.observer.release(&unread, unread.len(), large, all);
+        let release = state
+            .observer
+            .release(unread.len(), unread.len(), large, all);
         unread.truncate(release.bytes);
         state.observer.released(&unread, &release);
         let standing = state.observer.standing();

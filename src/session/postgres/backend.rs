@@ -22,7 +22,7 @@ pub(super) enum Step {
 /// How many bytes may be given to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Release {
-    /// So many of those that were shown.
+    /// So many of those that have come.
     pub bytes: usize,
     /// So many must have come, counted from behind `bytes`, before there is more to give: 1 where it is not known.
     pub next: usize,
@@ -142,45 +142,40 @@ impl Backend {
     /// See [`super::Observer::release`].
     pub(super) fn release(
         &self,
-        seen: &[u8],
+        room: usize,
         available: usize,
         large: usize,
         ahead: impl Fn(usize, &mut [u8]) -> usize,
     ) -> Release {
+        let room = room.min(available);
         if self.answer {
-            return Release::all(seen.len());
+            return Release::all(room);
         }
         let mut at = usize::try_from(self.cleared).unwrap_or(usize::MAX);
         loop {
             // Here a message begins, or none is held back before.
-            let done = at.min(seen.len());
+            let done = at.min(room);
             let next = |next| Release {
                 bytes: done,
                 next,
                 cleared: (at - done) as u64,
             };
-            if at > seen.len() {
-                return next(1);
-            }
-            let come = available.saturating_sub(at);
-            if come == 0 {
+            if at > room || at == available {
                 return next(1);
             }
             let mut head = [0; HEAD];
-            match seen.get(at..at + HEAD) {
-                Some(bytes) => head.copy_from_slice(bytes),
-                None if ahead(at, &mut head) < HEAD => return next(HEAD),
-                None => {}
+            if ahead(at, &mut head) < HEAD {
+                return next(HEAD);
             }
             let Some(length) = length(&head) else {
                 // It cannot be followed any more: nothing is held back.
-                return Release::all(seen.len());
+                return Release::all(room);
             };
             let total = length as usize + 1;
-            if total > come && total <= large {
+            if total > available - at && total <= large {
                 return next(total);
             }
-            if at == seen.len() {
+            if at == room {
                 return next(1);
             }
             at += total;

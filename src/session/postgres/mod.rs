@@ -118,19 +118,20 @@ impl Observer {
     }
 
     /// How many of the server's next bytes may be given to the application, and how many must have come before any can.
-    /// `seen` begins at the first byte that was not yet received, `available` is how many have come, and `ahead` copies
-    /// bytes from so far behind the first one and says how many there were. A message of more than `large` bytes need not
-    /// be whole.
+    /// The application has room for `room`, `available` is how many have come that were not yet received, and `ahead` copies
+    /// bytes from so far behind the first of them and says how many there were. A message of more than `large` bytes need
+    /// not be whole.
     pub fn release(
         &self,
-        seen: &[u8],
+        room: usize,
         available: usize,
         large: usize,
         ahead: impl Fn(usize, &mut [u8]) -> usize,
     ) -> Release {
-        match self.blind {
-            Some(_) => Release::all(seen.len()),
-            None => self.back.release(seen, available, large, ahead),
+        // Nothing is held back of a stream that may be another protocol's.
+        match self.recognised && self.blind.is_none() {
+            true => self.back.release(room, available, large, ahead),
+            false => Release::all(room.min(available)),
         }
     }
 

@@ -311,6 +311,34 @@ fn other_protocols_are_seen_at_once_and_pieces_waited_for() {
 }
 
 #[test]
+fn nothing_is_held_back_of_what_may_be_another_protocol() {
+    let release = |observer: &Observer, bytes: &[u8]| {
+        let ahead = |skip: usize, out: &mut [u8]| {
+            let rest = &bytes[skip.min(bytes.len())..];
+            let n = rest.len().min(out.len());
+            out[..n].copy_from_slice(&rest[..n]);
+            n
+        };
+        let release = observer.release(bytes.len(), bytes.len(), LARGE, ahead);
+        (release.bytes, release.next)
+    };
+    // Before anything was sent, and behind a few bytes of what may become a startup packet.
+    for sent in [&b""[..], b"\0", b"\0\0\0\x12\0\x03\0"] {
+        let mut observer = Observer::default();
+        observer.sent(sent);
+        for bytes in [&b"\0"[..], b"R", b"R\0\0\0", b"R\0\0\0\x09R"] {
+            assert_eq!(release(&observer, bytes), (bytes.len(), 1));
+        }
+        observer.received(b"R");
+        assert_eq!(observer.recognised(), Recognised::No);
+    }
+    // Behind a whole one it is.
+    let mut observer = Observer::default();
+    observer.sent(&startup("user app  "));
+    assert_eq!(release(&observer, b"R\0\0\0\x09R"), (0, 10));
+}
+
+#[test]
 fn what_is_not_understood_ends_the_understanding() {
     let said: [(&str, &str); 9] = [
         ("", "C"),

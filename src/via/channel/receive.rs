@@ -166,7 +166,8 @@ impl Channel {
         // In this order: the end is set after the last byte.
         let finished = self.rx.finished();
         let n = match take {
-            Take::All => self.rx.pop(dst),
+            _ if self.reads_shut.load(Ordering::Acquire) => Ok(0),
+            Take::All => self.pop_all(dst),
             Take::Nothing if !self.deliverable() => Ok(0),
             Take::Nothing => self.rx.peek(0, dst),
             Take::Tapped(tap) => self.pop_tapped(dst, finished, tap),
@@ -187,23 +188,31 @@ impl Channel {
 
     /// Copies out and consumes what the tap allows.
     fn pop_tapped(&self, dst: &mut [u8], last: bool, tap: &dyn Tap) -> Result<usize, Corrupt> {
-        let n = self.rx.peek(0, dst)?;
-        if n == 0 || self.low_water() == usize::MAX {
+        let available = self.rx.available()?;
+        if available == 0 {
             return Ok(0);
         }
-        let taken = tap.receives(
-            self.rx.head(),
-            &Come {
-                seen: &dst[..n],
-                available: self.rx.available()?,
-                last,
-                ring: self.rx.size(),
-                ahead: &|skip, out| self.rx.peek(skip, out).unwrap_or(0),
-            },
-        );
-        self.low_water.store(taken.next, Ordering::Relaxed);
+        let head = self.rx.head();
+        let mut come = Come {
+            room: dst,
+            available,
+            last,
+            ring: self.rx.size(),
+            ahead: &|skip, out| self.rx.peek(skip, out).unwrap_or(0),
+        };
+        let taken = tap.receives(head, &mut come);
+        let next = head.wrapping_add((taken.bytes + taken.next) as u64);
+        self.wanted.store(next, Ordering::Relaxed);
         self.rx.consume(taken.bytes);
         Ok(taken.bytes)
+    }
+
+    fn pop_all(&self, dst: &mut [u8]) -> Result<usize, Corrupt> {
+        let n = self.rx.pop(dst);
+        if self.low_water() > 1 {
+            self.want_all();
+        }
+        n
     }
 
     /// Bytes, the end, or an index that must be reported.
@@ -230,7 +239,7 @@ impl Channel {
     fn was_read(&self, tokens: usize) -> Result<(), Broken> {
         let there = self.rx.available().map_err(|c| self.corrupted(c))?;
         self.rx.consume(tokens.min(there));
-        self.low_water.store(1, Ordering::Relaxed);
+        self.want_all();
         self.consumed_some();
         Ok(())
     }

@@ -46,3 +46,34 @@ fn a_byte_read_behind_our_back_just_before_the_loss_comes_once() {
         assert_eq!(end, libc::ECONNRESET);
     }
 }
+
+#[test]
+fn nobody_waits_for_the_rest_of_what_another_process_has_read() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = server(210 + n as u8, "");
+        let fd = session(&bed, transport);
+        let (first, words) = (notice(10), notice(3000));
+        bed.a.say(&[&first[..], &words[..1000]].concat());
+        assert_eq!(recv_exactly(fd, first.len()), first);
+        // What came with it is held back from now on.
+        nonblocking(fd, true);
+        let look = conn::find(fd).unwrap().recv(&mut [0; 9], 0);
+        assert!(look.is_err_and(|error| error.errno() == libc::EAGAIN));
+        bed.a.say(&words[1000..]);
+        assert_ends_well(in_child(|| {
+            let (mut got, mut buffer) = (0, [0; 9000]);
+            while got < words.len() {
+                match conn::find(fd).unwrap().recv(&mut buffer, 0) {
+                    Ok(n) => got += n,
+                    Err(_) => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+            true
+        }));
+        send_all(fd, &message(b'Q', b"select 1\0"));
+        bed.a
+            .say(&[message(b'C', b"SELECT 1\0"), ready(b"I")].concat());
+        assert_eq!(poll_one(fd, libc::POLLIN, NEVER_MS), libc::POLLIN);
+        conn::close(fd).unwrap();
+    }
+}

@@ -25,6 +25,13 @@ fn verdict(observer: &Observer) -> (Standing, Option<Reason>, bool) {
     )
 }
 
+fn copy(from: &[u8], skip: usize, out: &mut [u8]) -> usize {
+    let rest = from.get(skip..).unwrap_or(&[]);
+    let n = rest.len().min(out.len());
+    out[..n].copy_from_slice(&rest[..n]);
+    n
+}
+
 proptest! {
     #[test]
     fn any_bytes_in_any_pieces(
@@ -72,20 +79,14 @@ proptest! {
         let (mut at, mut available, mut needed) = (0, 0, 1);
         while at < stream.len() {
             let there = &stream[at..available];
-            let seen = &there[..there.len().min(buffer)];
-            let ahead = |skip: usize, out: &mut [u8]| {
-                let rest = there.get(skip..).unwrap_or(&[]);
-                let n = rest.len().min(out.len());
-                out[..n].copy_from_slice(&rest[..n]);
-                n
-            };
-            let release = observer.release(seen, there.len(), large, ahead);
+            let ahead = |skip: usize, out: &mut [u8]| copy(there, skip, out);
+            let release = observer.release(buffer, there.len(), large, ahead);
             let give = release.bytes;
-            prop_assert!(give <= seen.len());
+            prop_assert!(give <= there.len().min(buffer));
             // What was said to be needed is needed; and enough, once a length was seen.
             prop_assert!(give == 0 || there.len() >= needed, "{:?} {}", release, needed);
             prop_assert!(give > 0 || there.len() < needed || needed <= 5);
-            observer.released(&seen[..give], &release);
+            observer.released(&there[..give], &release);
             at += give;
             needed = release.next;
             // Whatever the reader holds can be completed from what has come, or is a part of a large message.
@@ -112,7 +113,8 @@ fn recorded_sessions_are_released_to_their_end() {
                 continue;
             }
             held.extend(bytes);
-            let release = observer.release(&held, held.len(), LARGE, |_, _| 0);
+            let ahead = |skip: usize, out: &mut [u8]| copy(&held, skip, out);
+            let release = observer.release(held.len(), held.len(), LARGE, ahead);
             let rest = held.split_off(release.bytes);
             observer.released(&held, &release);
             assert!(observer.at_boundary(), "{name}");
