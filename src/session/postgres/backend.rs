@@ -5,6 +5,8 @@ pub const LARGE: usize = 65_536;
 /// So much of a body is kept: a transaction status, and an error's severity in any language.
 const KEPT: usize = 96;
 const HEAD: usize = 5;
+/// Types that a server's first message may have.
+const FIRST: &[u8] = b"RENSv";
 
 /// What a step has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(super) enum Step {
     Message(u8),
     /// No message begins like this.
     Broken,
+    /// No server's first message does.
+    Foreign,
 }
 
 /// How many bytes may be given to the application.
@@ -52,6 +56,8 @@ pub(super) struct Backend {
     kept_len: u8,
     /// The next byte answers a request for encryption.
     answer: bool,
+    /// A first message has begun.
+    begun: bool,
     cleared: u64,
 }
 
@@ -64,6 +70,7 @@ impl Default for Backend {
             kept: [0; KEPT],
             kept_len: 0,
             answer: false,
+            begun: false,
             cleared: 0,
         }
     }
@@ -108,6 +115,9 @@ impl Backend {
             }
             // A server that does not know the request: an ordinary error.
         }
+        if !std::mem::replace(&mut self.begun, true) && !FIRST.contains(&bytes[0]) {
+            return Step::Foreign;
+        }
         let at = usize::from(self.have);
         if at < HEAD {
             let more = (HEAD - at).min(bytes.len());
@@ -148,7 +158,9 @@ impl Backend {
         ahead: impl Fn(usize, &mut [u8]) -> usize,
     ) -> Release {
         let room = room.min(available);
-        if self.answer {
+        let mut first = [0; 1];
+        let foreign = !self.begun && ahead(0, &mut first) == 1 && !FIRST.contains(&first[0]);
+        if self.answer || foreign {
             return Release::all(room);
         }
         let mut at = usize::try_from(self.cleared).unwrap_or(usize::MAX);

@@ -15,8 +15,6 @@ const HEAD: usize = 8;
 pub(super) enum Packet {
     /// More bytes are needed.
     Incomplete,
-    /// The first bytes are this protocol's.
-    Recognised,
     /// A request for encryption, to be answered with one byte.
     Encryption,
     /// A whole request to cancel.
@@ -35,8 +33,8 @@ pub(super) enum Packet {
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub(super) enum Frontend {
-    /// The packet so far.
-    First { packet: Vec<u8>, recognised: bool },
+    /// The packet so far, and whether its head is one.
+    First { packet: Vec<u8>, headed: bool },
     /// A type byte and a length, as far as they have come.
     Head { bytes: [u8; 5], have: u8 },
     /// A message's body is still to come.
@@ -47,7 +45,7 @@ impl Default for Frontend {
     fn default() -> Self {
         Self::First {
             packet: Vec::new(),
-            recognised: false,
+            headed: false,
         }
     }
 }
@@ -61,23 +59,22 @@ impl Frontend {
     /// Takes bytes off the front of `bytes`, up to the end of a message at most.
     pub(super) fn step(&mut self, bytes: &mut &[u8]) -> Packet {
         match self {
-            Self::First { packet, recognised } => {
-                let wanted = match recognised {
+            Self::First { packet, headed } => {
+                let wanted = match headed {
                     false => HEAD,
                     true => word(packet, 0) as usize,
                 };
                 let more = (wanted - packet.len()).min(bytes.len());
                 packet.extend_from_slice(&bytes[..more]);
                 *bytes = &bytes[more..];
-                if !*recognised {
+                if !*headed {
                     if !may_begin(packet) {
                         return Packet::Broken(Reason::NotPostgres);
                     }
                     if packet.len() == HEAD {
-                        *recognised = true;
-                        // A packet of nothing but its head is whole already: see below, at the next step or now.
+                        *headed = true;
                         if word(packet, 0) as usize > HEAD {
-                            return Packet::Recognised;
+                            return Packet::Incomplete;
                         }
                     }
                 }
@@ -144,29 +141,37 @@ impl Frontend {
                 Packet::Encryption
             }
             CANCEL_REQUEST => Packet::Cancel,
-            _ => {
-                *self = FRESH;
-                Packet::Startup {
-                    fixed: fixed_by(&packet[HEAD..]),
+            _ => match pairs(&packet[HEAD..]) {
+                Some(pairs) if pairs.iter().any(|(name, _)| name == b"user") => {
+                    *self = FRESH;
+                    let fixed = pairs.into_iter().find_map(fixed_by);
+                    Packet::Startup { fixed }
                 }
-            }
+                // The head of a short packet of another protocol may look like one.
+                _ => Packet::Broken(Reason::NotPostgres),
+            },
         }
     }
 }
 
-/// What the parameters of a startup packet ask for that makes the session one that stays.
-fn fixed_by(parameters: &[u8]) -> Option<Reason> {
-    let mut words = parameters.split(|byte| *byte == 0);
-    while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        let off: [&[u8]; 5] = [b"false", b"off", b"no", b"0", b"f"];
-        if name == b"replication" && !off.contains(&value) {
-            return Some(Reason::Replication);
-        }
-        if name.starts_with(b"_pq_.") {
-            return Some(Reason::ProtocolOption);
-        }
+/// The parameters of a startup packet, names and values, which end with an empty name. `None`: they are none.
+fn pairs(parameters: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    let words = parameters.strip_suffix(b"\0\0")?;
+    let words: Vec<_> = words.split(|byte| *byte == 0).collect();
+    let pairs = words.chunks(2).map(|pair| match pair {
+        [name, value] if !name.is_empty() => Some((*name, *value)),
+        _ => None,
+    });
+    pairs.collect()
+}
+
+/// What such a parameter asks for that makes the session one that stays.
+fn fixed_by((name, value): (&[u8], &[u8])) -> Option<Reason> {
+    let off: [&[u8]; 5] = [b"false", b"off", b"no", b"0", b"f"];
+    if name == b"replication" && !off.contains(&value) {
+        return Some(Reason::Replication);
     }
-    None
+    name.starts_with(b"_pq_.").then_some(Reason::ProtocolOption)
 }
 
 /// Whether a first packet of version 3 may begin like this.

@@ -76,7 +76,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Whether the stream is PostgreSQL's; the client's first bytes tell.
+    /// Whether the stream is PostgreSQL's; the client's first packet tells, and the type of the server's first message.
     pub fn recognised(&self) -> Recognised {
         match (self.recognised, self.blind) {
             (true, _) => Recognised::Yes,
@@ -99,16 +99,17 @@ impl Observer {
             match self.front.step(&mut bytes) {
                 Packet::Incomplete => {}
                 Packet::Broken(reason) => return self.lose_sight(reason),
-                Packet::Recognised => self.recognised = true,
                 Packet::Encryption => {
                     self.recognised = true;
                     self.back.expect_answer();
                 }
                 Packet::Cancel => {
+                    self.recognised = true;
                     self.fixed = Some(Reason::Cancel);
                     self.over = true;
                 }
                 Packet::Startup { fixed } => {
+                    self.recognised = true;
                     self.fixed = fixed;
                     self.push_startup();
                 }
@@ -150,6 +151,10 @@ impl Observer {
         while !bytes.is_empty() && self.blind.is_none() {
             match self.back.step(&mut bytes) {
                 backend::Step::Incomplete => {}
+                backend::Step::Foreign => {
+                    self.recognised = false;
+                    return self.lose_sight(Reason::NotPostgres);
+                }
                 backend::Step::Broken => return self.lose_sight(Reason::NotUnderstood),
                 backend::Step::Answer(answer) => self.answered_encryption(answer),
                 backend::Step::Message(kind) => {

@@ -332,6 +332,34 @@ fn nothing_is_held_back_of_what_may_be_another_protocol() {
         observer.received(b"R");
         assert_eq!(observer.recognised(), Recognised::No);
     }
+    // Nor of Kafka's, whose first packet (Metadata, version 1, of a client "c") has the head of one.
+    let mut observer = Observer::default();
+    let metadata = b"\0\0\0\x0f\0\x03\0\x01\0\0\0\x01\0\x01c\xff\xff\xff\xff";
+    observer.sent(metadata);
+    let response = [&b"\0\0\0\x50\0\0\0\x01"[..], &[7; 0x4c]].concat();
+    assert_eq!(observer.recognised(), Recognised::No);
+    assert_eq!(release(&observer, &response), (response.len(), 1));
+    // Parameters are pairs, one of them the user, and an end.
+    for parameters in [
+        "user app",
+        "user app ",
+        "database app  ",
+        "user app x  ",
+        "user app    ",
+    ] {
+        let mut observer = Observer::default();
+        observer.sent(&startup(parameters));
+        assert_eq!(observer.recognised(), Recognised::No, "{parameters:?}");
+    }
+    // A server that answers as none does.
+    let mut observer = Observer::default();
+    observer.sent(&startup("user app  "));
+    assert_eq!(release(&observer, &response), (response.len(), 1));
+    observer.received(&response[..1]);
+    assert_eq!(
+        (observer.recognised(), observer.obstacle()),
+        (Recognised::No, Some(Reason::NotPostgres))
+    );
     // Behind a whole one it is.
     let mut observer = Observer::default();
     observer.sent(&startup("user app  "));
