@@ -22,7 +22,9 @@ impl Conn {
 
     /// Nothing is on its way in either direction, as far as is known here, and nothing is waited for.
     pub fn is_quiet(&self) -> bool {
-        self.readable() == 0 && self.movable() == Movable::Yes
+        // Part of a message that is held back is not read.
+        let come = self.channel().map_or(0, |channel| channel.come());
+        self.readable() == 0 && come == 0 && self.movable() == Movable::Yes
     }
 
     /// What was sent has had no answer yet.

@@ -28,11 +28,13 @@ impl Observer {
     /// How the session ends now. `tell_unknown`: the application wants to be told when the outcome of its request is
     /// unknown.
     pub fn end(&self, lost: Lost<'_>, tell_unknown: bool) -> End {
-        if self.standing() == Standing::Over && self.obstacle() == Some(Reason::Ended) {
-            return End::Words(Vec::new());
-        }
         if !self.at_boundary() {
             return End::Reset;
+        }
+        // Nobody knows what became of a request that the application did not wait for; unless the server has said it.
+        let known = self.told || !self.queue.runs();
+        if self.standing() == Standing::Over && self.obstacle() == Some(Reason::Ended) && known {
+            return End::Words(Vec::new());
         }
         let Lost { name, node } = lost;
         let (code, what, detail, hint) = match self.standing() {

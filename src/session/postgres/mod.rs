@@ -73,6 +73,8 @@ pub struct Observer {
     /// Not blind, and not movable all the same.
     fixed: Option<Reason>,
     over: bool,
+    /// The server has said so.
+    told: bool,
 }
 
 impl Observer {
@@ -266,7 +268,7 @@ impl Observer {
         match kind {
             // They come at any time.
             b'N' | b'A' | b'S' => {}
-            b'E' if self.back.is_fatal() => self.over = true,
+            b'E' if self.back.is_fatal() => (self.over, self.told) = (true, true),
             b'E' if login => return Err(Reason::NotUnderstood),
             b'E' => self.queue.error().ok_or(Reason::NotUnderstood)?,
             b'R' | b'K' | b'v' if login => {}

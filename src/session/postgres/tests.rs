@@ -290,6 +290,37 @@ fn sessions_that_stay_say_why() {
 }
 
 #[test]
+fn a_session_ends_in_good_order_only_where_nothing_was_lost() {
+    let end = |asked: &str, said: &[u8]| {
+        let mut observer = session();
+        ask(&mut observer, asked);
+        observer.received(said);
+        observer.end(
+            Lost {
+                name: "sales",
+                node: "node-a",
+            },
+            true,
+        )
+    };
+    let good = End::Words(Vec::new());
+    let fatal = message(b'E', b"SFATAL\0VFATAL\0C57P01\0Mno\0\0");
+    assert_eq!(end("X", b""), good);
+    assert_eq!(end("PDX", b""), good, "nothing runs");
+    assert_eq!(end("", &fatal), good);
+    assert_eq!(end("Q", &fatal), good, "the server has said so");
+    assert_eq!(end("QX", &fatal), good);
+    // Whether it ran is not known.
+    assert_eq!(end("QX", b""), End::Reset);
+    let done = [message(b'C', b""), message(b'Z', b"I")].concat();
+    assert_eq!(end("QX", &done), good);
+    assert_eq!(end("QX", &done[..done.len() - 1]), End::Reset);
+    // In the middle of a message.
+    assert_eq!(end("X", b"N\0\0"), End::Reset);
+    assert_eq!(end("", &[&fatal[..], b"N"].concat()), End::Reset);
+}
+
+#[test]
 fn other_protocols_are_seen_at_once_and_pieces_waited_for() {
     let mut observer = Observer::default();
     observer.sent(&[0, 0]);
