@@ -92,6 +92,8 @@ pub struct Driver {
     resume_owed: Option<Endpoint>,
     /// Nor may the calls receive again after one that came to nothing.
     reads_owed: bool,
+    /// Nor do they go on with the channel in use after a return that came to nothing.
+    back_owed: bool,
     /// The application's side has ended; its bytes may still be read.
     ended: bool,
     over: bool,
@@ -129,6 +131,7 @@ impl Driver {
             last_words: None,
             resume_owed: None,
             reads_owed: false,
+            back_owed: false,
             ended: false,
             over: false,
         }
@@ -220,7 +223,8 @@ impl Driver {
             || self.undecided
             || self.last_words.is_some()
             || self.resume_owed.is_some()
-            || self.reads_owed;
+            || self.reads_owed
+            || self.back_owed;
         let owed = owed.then(|| super::now() + OWED_TICK);
         [machine, ending, owed].into_iter().flatten().min()
     }
@@ -282,9 +286,11 @@ impl Driver {
                     if let Some(channel) = &self.current {
                         todo.set.forget(channel.wire.wait_fd());
                     }
+                    self.back_owed = false;
                     self.conn.suspend();
                     self.owe_level(Level::Blocked);
                 }
+                Action::GoBack => self.go_back(todo),
                 Action::Restore => self.restore(todo),
                 Action::Lose(loss) => {
                     let loss = match (loss, self.heard.take()) {

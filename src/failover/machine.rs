@@ -147,6 +147,10 @@ impl Machine {
                 self.push(Action::Abandon);
                 self.next_endpoint(now, false);
             }
+            Step::Returning => {
+                self.push(Action::Abandon);
+                self.go_back(now);
+            }
             Step::Pausing => self.probe(now),
             Step::Established => self.scout(now),
             Step::Scouting => {
@@ -200,18 +204,18 @@ impl Machine {
                 self.probe(now);
             }
             Reaction::Resume => self.connect_all(now),
-            Reaction::Return => {
-                self.hold(now);
-                self.step = Step::Suspect;
-                self.paths.returning = true;
-                self.connect_all(now);
-            }
+            Reaction::Return => self.go_over(now),
+            Reaction::GoBack => self.go_back(now),
             Reaction::Stay => self.stay(now),
             Reaction::LookAgain => {
                 self.step = Step::Established;
                 self.timer = Some(now + self.policy.return_again);
             }
             Reaction::CarryOn => {
+                if self.step == Step::Returning {
+                    self.endpoint = self.paths.left;
+                    self.paths.tries = self.paths.tries.saturating_add(1);
+                }
                 self.settle(now);
                 self.wait_to_return(now);
                 self.push(Action::Establish);
@@ -396,10 +400,11 @@ impl Machine {
     // A channel stands, or stood.
 
     fn settle(&mut self, now: Duration) {
-        if self.step != Step::Resuming {
+        let same_stream = matches!(self.step, Step::Resuming | Step::Returning);
+        if !same_stream {
             self.paths = Paths::default();
         }
-        let order = self.usable(self.step == Step::Resuming);
+        let order = self.usable(same_stream);
         self.paths.stands(now, self.endpoint, &order);
         self.step = Step::Established;
         self.failing_over = false;
@@ -440,6 +445,22 @@ impl Machine {
         self.push(Action::Scout { endpoint });
     }
 
+    /// The channel in use works: what the better path takes its time for costs it nothing but that.
+    fn go_over(&mut self, now: Duration) {
+        let Some(endpoint) = self.paths.left else {
+            return self.stay(now);
+        };
+        self.step = Step::Returning;
+        self.timer = Some(now + self.policy.attempt);
+        self.push(Action::Suspend);
+        self.push(Action::Resume { endpoint });
+    }
+
+    fn go_back(&mut self, now: Duration) {
+        self.push(Action::GoBack);
+        self.stay(now);
+    }
+
     fn stay(&mut self, now: Duration) {
         self.step = Step::Established;
         self.paths.tries = self.paths.tries.saturating_add(1);
@@ -469,7 +490,7 @@ impl Machine {
                 return self.lose(Loss::Closed);
             }
             Step::Established => self.push(Action::Suspend),
-            Step::Resuming => self.push(Action::Abandon),
+            Step::Resuming | Step::Returning => self.push(Action::Abandon),
             _ => {}
         }
         self.deadline.get_or_insert(now + self.policy.deadline);
@@ -508,7 +529,12 @@ impl Machine {
     fn lose(&mut self, loss: Loss) {
         if matches!(
             self.step,
-            Step::Asking | Step::Connecting | Step::Scouting | Step::Resuming | Step::Restoring
+            Step::Asking
+                | Step::Connecting
+                | Step::Scouting
+                | Step::Returning
+                | Step::Resuming
+                | Step::Restoring
         ) {
             self.push(Action::Abandon);
         }

@@ -84,9 +84,12 @@ pub enum Event {
     NodeAlive,
     /// The resumed channel stands, all missing bytes were sent again.
     Resumed,
-    /// The endpoint of the last [`Action::Scout`] can be reached again, and this is a quiet moment.
-    PathStands,
-    /// Bytes are on their way, or an answer is: no moment for an [`Action::Scout`] or to make use of it.
+    /// The endpoint of the last [`Action::Scout`] can be reached again.
+    PathStands {
+        /// This is a moment to make use of it.
+        quiet: bool,
+    },
+    /// Bytes are on their way, or an answer is: no moment for an [`Action::Scout`].
     NotQuiet,
     /// The node does not know the channel any more.
     ResumeRefused,
@@ -143,7 +146,7 @@ pub enum Action {
         /// The smallest generation that the node may have.
         min_generation: Generation,
     },
-    /// Carry the broken channel on to the same node.
+    /// Carry the channel on to the same node: one that broke, or one that works and is left only when the node accepts.
     Resume {
         /// Which endpoint of the answer.
         endpoint: Endpoint,
@@ -160,8 +163,10 @@ pub enum Action {
     Probe,
     /// The application's calls may go on: activate the channel.
     Establish,
-    /// The application's calls wait (EAGAIN for non-blocking ones) until `Establish` or `Lose`.
+    /// The application's calls wait (EAGAIN for non-blocking ones) until `Establish`, `GoBack` or `Lose`.
     Suspend,
+    /// The application's calls go on with the channel that they had when they were suspended; it works, or did.
+    GoBack,
     /// Bring the session back on the new channel, then report [`Event::Restored`] or [`Event::NotMovable`].
     Restore,
     /// The connection is over: every call gets the error.

@@ -12,8 +12,6 @@ pub(super) struct Paths {
     pub(super) left: Option<Endpoint>,
     /// Those that broke and were not used again since, in that order: tried after all others.
     broken: Vec<Endpoint>,
-    /// What is being resumed is a channel that works, over the path that it left.
-    pub(super) returning: bool,
     /// Returns that were tried, or came to nothing.
     pub(super) tries: u32,
     /// When the path in use began to carry the channel.
@@ -28,9 +26,6 @@ impl Paths {
             self.left = None;
         }
         self.broken.retain(|broken| Some(*broken) != endpoint);
-        if std::mem::take(&mut self.returning) {
-            self.tries = self.tries.saturating_add(1);
-        }
         self.since = now;
     }
 
@@ -45,14 +40,10 @@ impl Paths {
     }
 
     /// Puts the endpoints, which are in the order of preference, in that in which the channel is carried on: what broke would
-    /// most probably take its time again, so it comes last; what was found to stand comes first.
+    /// most probably take its time again, so it comes last.
     pub(super) fn sort(&self, endpoints: &mut [Endpoint]) {
-        let stands = self.left.filter(|_| self.returning);
-        endpoints.sort_by_key(|endpoint| match Some(*endpoint) == stands {
-            true => None,
-            // `None`, of what did not break, is less than any place.
-            false => Some(self.broken.iter().position(|broken| broken == endpoint)),
-        });
+        // `None`, of what did not break, is less than any place.
+        endpoints.sort_by_key(|endpoint| self.broken.iter().position(|broken| broken == endpoint));
     }
 
     /// How long to stay before the next return.

@@ -258,7 +258,8 @@ impl Channel {
     }
 
     /// A new channel stands with both wake words INSIDE, so that nobody rings: this makes them true (ARMED or RUNG
-    /// after a look at the rings) and opens the bell for writing. Called once, when the application may see it.
+    /// after a look at the rings) and opens the bell for writing. Called when the application may see it, or see it again after
+    /// [`Channel::hold`].
     pub fn activate(&self) {
         self.bell.clear_writes();
         if self.tx.room().unwrap_or(0) > 0 {
@@ -268,6 +269,12 @@ impl Channel {
         }
         self.leave_rx();
         self.watch_on();
+    }
+
+    /// As a new channel stands: nobody rings until [`Channel::activate`]. The caller holds the locks of both directions.
+    pub fn hold(&self) {
+        self.hold_reads();
+        wake::enter_space(self.tx.space_word());
     }
 
     /// Takes back every token and never rings for what the peer does from now on: before another channel takes the bell

@@ -61,6 +61,22 @@ impl Conn {
         true
     }
 
+    /// Lets the calls go on with the channel in use, after [`Conn::suspend`] or [`Conn::hold_calls`]. False: not now.
+    pub fn reopen(&self, channel: &Channel) -> bool {
+        let (Some(_rx), Some(_tx)) = (
+            self.try_hold(&self.control.rx),
+            self.try_hold(&self.control.tx),
+        ) else {
+            return false;
+        };
+        channel.hold();
+        self.control.held.store(false, Ordering::Release);
+        // The phase before the bell, as above.
+        self.control.set_phase(Phase::Established);
+        channel.activate();
+        true
+    }
+
     /// Makes bytes of an earlier channel readable.
     pub(super) fn ring_for(&self, rx: &mut Receiving) {
         if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {

@@ -68,13 +68,18 @@ impl Driver {
             Ok(Some(channel)) => {
                 let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
                 self.fresh = Some(Arc::new(channel));
+                if let (Kind::Resume, Some(old)) = (kind, &self.current) {
+                    // If it works: it was left for a better path, and from here on nobody uses it.
+                    old.fail(Broken::Transport("left for a better path".into()));
+                }
                 match kind {
                     Kind::Resume => Event::Resumed,
                     _ => Event::ChannelUp { node, generation },
                 }
             }
-            Ok(None) if self.may_return() => Event::PathStands,
-            Ok(None) => Event::NotQuiet,
+            Ok(None) => Event::PathStands {
+                quiet: self.may_return(),
+            },
             Err(error) => {
                 crate::log!(
                     log::Level::Debug,
@@ -182,10 +187,6 @@ impl Driver {
             self.resume_owed = Some(endpoint);
             return;
         }
-        if old.broken().is_none() {
-            // It works, and is left for the better path: from here on nobody uses it.
-            old.fail(Broken::Transport("left for a better path".into()));
-        }
         let resume = Resume {
             channel_id: old.accept.channel_id,
             secret: old.accept.resume_secret,
@@ -209,7 +210,34 @@ impl Driver {
     /// one could not follow.
     fn may_return(&self) -> bool {
         let shared = self.conn.control.forked.load(Ordering::Acquire);
-        self.unused.is_none() && !shared && self.conn.is_quiet()
+        self.unused.is_none() && !self.back_owed && !shared && self.conn.is_quiet()
+    }
+
+    /// The better path could not be had: the calls go on with the channel in use, once no thread is inside.
+    pub(super) fn go_back(&mut self, todo: &mut Todo<'_>) {
+        self.back_owed = true;
+        self.come_back(todo);
+    }
+
+    pub(super) fn come_back(&mut self, todo: &mut Todo<'_>) {
+        let Some(channel) = self.current.clone() else {
+            return;
+        };
+        if !self.back_owed || !self.conn.reopen(&channel) {
+            return;
+        }
+        self.back_owed = false;
+        self.reads_owed = false;
+        self.level_owed = None;
+        self.tried.clear();
+        self.why.clear();
+        self.watch_wire(todo, &channel);
+        // What happened while nobody watched; and it is watched again.
+        self.wire_ready(todo);
+        if self.linger.is_some() {
+            self.linger = Some(todo.now + LINGER);
+            self.say_goodbye(todo);
+        }
     }
 
     pub(super) fn abandon(&mut self, todo: &mut Todo<'_>) {

@@ -160,6 +160,7 @@ impl Driver {
         {
             self.resume(todo, endpoint);
         }
+        self.come_back(todo);
         self.put_to_use(todo);
     }
 
@@ -212,10 +213,6 @@ impl Driver {
         if self.over {
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);
-            todo.queries.leave(self.conn.id);
-            if let Some(attempt) = self.attempt.take() {
-                todo.set.forget(attempt.wait_fd());
-            }
             if let Some(channel) = self.current.take() {
                 todo.set.forget(channel.wire.wait_fd());
             }

@@ -137,6 +137,7 @@ fn steps() -> Vec<(&'static str, Run)> {
         run.wait();
         run
     };
+    let returning = || after(scouting(), &[Event::PathStands { quiet: true }]);
     let lost = || after(Run::established(), &[Event::NodeLost]);
     vec![
         ("Idle", fresh()),
@@ -159,6 +160,7 @@ fn steps() -> Vec<(&'static str, Run)> {
         ("Resuming", resuming()),
         ("Established, elsewhere", elsewhere()),
         ("Established/scouting", scouting()),
+        ("Resuming/returning", returning()),
         ("FailingOver/asking", lost()),
         ("FailingOver/waiting", after(lost(), &[nobody])),
         (
@@ -178,6 +180,7 @@ fn steps() -> Vec<(&'static str, Run)> {
         ),
         ("Resuming, leaving", after(resuming(), &leaving)),
         ("Established/scouting, leaving", after(scouting(), &leaving)),
+        ("Resuming/returning, leaving", after(returning(), &leaving)),
     ]
 }
 
@@ -239,7 +242,8 @@ fn events() -> Vec<(String, Event)> {
         Event::NodeLost,
         Event::NodeAlive,
         Event::Resumed,
-        Event::PathStands,
+        Event::PathStands { quiet: true },
+        Event::PathStands { quiet: false },
         Event::NotQuiet,
         Event::ResumeRefused,
         Event::Restored,
@@ -247,7 +251,11 @@ fn events() -> Vec<(String, Event)> {
         Event::Leaving,
         Event::Closed,
     ] {
-        add(event.name(), event);
+        let name = match event {
+            Event::PathStands { quiet: false } => "PathStands (not quiet)",
+            _ => event.name(),
+        };
+        add(name, event);
     }
     all
 }

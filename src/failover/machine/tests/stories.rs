@@ -343,7 +343,10 @@ fn the_better_path_is_taken_again_at_a_quiet_moment() {
     let resume = Action::Resume {
         endpoint: endpoint(Transport::Shm),
     };
-    assert_eq!(run.on(Event::PathStands), [Action::Suspend, resume]);
+    assert_eq!(
+        run.on(Event::PathStands { quiet: true }),
+        [Action::Suspend, resume]
+    );
     let carried = [Action::Establish, Action::Tell(Notice::Resumed)];
     assert_eq!(run.on(Event::Resumed), carried);
     assert_eq!(run.machine.endpoint(), Some(endpoint(Transport::Shm)));
@@ -379,7 +382,7 @@ fn a_path_that_breaks_after_each_return_is_left_for_longer_each_time() {
         let since = run.now;
         run.wait();
         stayed.push(run.now - since);
-        run.on(Event::PathStands);
+        run.on(Event::PathStands { quiet: true });
         run.on(Event::Resumed);
         run.now += ms(500);
         run.on(Event::ChannelBroken);
@@ -390,7 +393,7 @@ fn a_path_that_breaks_after_each_return_is_left_for_longer_each_time() {
     assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
     // One that stood for long is as good as new.
     run.wait();
-    run.on(Event::PathStands);
+    run.on(Event::PathStands { quiet: true });
     run.on(Event::Resumed);
     run.now += ms(120_000);
     run.on(Event::ChannelBroken);
@@ -401,19 +404,61 @@ fn a_path_that_breaks_after_each_return_is_left_for_longer_each_time() {
     assert!(run.now - since <= ms(4_000));
 }
 
-/// What the scout saw standing cannot be had after all: the channel goes on where it was.
+/// What the scout saw standing cannot be had after all, whatever the reason: the channel in use works.
 #[test]
-fn a_return_that_does_not_come_about_goes_back() {
+fn a_return_that_is_refused_goes_back() {
+    let rejected = (1..=9).filter_map(RejectReason::from_wire);
+    let refusals = rejected.map(Event::Rejected).chain([
+        refused(),
+        Event::ConnectFailed { refused: false },
+        Event::ResumeRefused,
+        Event::VerifyFailed,
+    ]);
+    for refusal in refusals {
+        let mut run = elsewhere();
+        let mut stayed = Vec::new();
+        for _ in 0..5 {
+            let since = run.now;
+            run.wait();
+            stayed.push(run.now - since);
+            run.on(Event::PathStands { quiet: true });
+            assert_eq!(run.on(refusal.clone()), [Action::GoBack], "{refusal:?}");
+            assert_eq!(run.machine.state(), State::Established);
+            assert_eq!(run.machine.endpoint(), Some(endpoint(Transport::Tcp)));
+        }
+        assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
+        // As good as any: what breaks is carried on.
+        assert_eq!(
+            run.on(Event::ChannelBroken),
+            [Action::Suspend, Action::Probe]
+        );
+    }
+}
+
+/// Nobody answers on the better path, for longer than the application would wait for a broken channel.
+#[test]
+fn a_return_that_hangs_goes_back() {
     let mut run = elsewhere();
     run.wait();
-    run.on(Event::PathStands);
-    let back = Action::Resume {
-        endpoint: endpoint(Transport::Tcp),
-    };
-    assert_eq!(run.on(refused()), [back]);
-    run.on(Event::Resumed);
+    run.on(Event::PathStands { quiet: true });
+    run.now += ms(3_600_000);
+    run.machine.handle_timeout(run.now);
+    assert_eq!(run.drain(), [Action::Abandon, Action::GoBack]);
     assert_eq!(run.machine.state(), State::Established);
-    assert!(run.machine.poll_timeout().is_some(), "and tries again");
+}
+
+/// A stream that is never quiet when a scout comes back is scouted for more and more seldom.
+#[test]
+fn a_stream_that_is_busy_after_each_scout_is_left_for_longer_each_time() {
+    let mut run = elsewhere();
+    let mut stayed = Vec::new();
+    for _ in 0..5 {
+        let since = run.now;
+        assert_eq!(run.wait().len(), 1, "a scout");
+        stayed.push(run.now - since);
+        assert_eq!(run.on(Event::PathStands { quiet: false }), []);
+    }
+    assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
 }
 
 /// Of several paths the best that is left is found, and a worse one is none to return to.
