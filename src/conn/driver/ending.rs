@@ -213,6 +213,10 @@ impl Driver {
         if self.over {
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);
+            todo.queries.leave(self.conn.id);
+            if let Some(attempt) = self.attempt.take() {
+                todo.set.forget(attempt.wait_fd());
+            }
             if let Some(channel) = self.current.take() {
                 todo.set.forget(channel.wire.wait_fd());
             }
