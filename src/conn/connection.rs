@@ -14,9 +14,9 @@ use super::patience::{Direction, Patience};
 use super::{How, Info, Phase, descriptor, fork, lock, reactor, table};
 use crate::config::{Client, RawFailover};
 use crate::error::{Error, Kind, Result};
-use crate::resolve::Answer;
 use crate::resolve::identity::PublicKey;
 use crate::resolve::name::ServerName;
+use crate::resolve::{Answer, Endpoint};
 use crate::session::raw::{Movable, RawObserver};
 use crate::via::bell::{AppBell, Bell};
 use crate::via::channel::{Channel, Received};
@@ -73,6 +73,8 @@ pub struct Slow {
     pub channel: Option<(u32, Arc<Channel>)>,
     /// The answer that led to it.
     pub answer: Option<Answer>,
+    /// Which of the answer's endpoints that was.
+    pub endpoint: Option<Endpoint>,
     /// Why better transports are not in use.
     pub why_not_better: String,
     /// The node in use.

@@ -281,6 +281,7 @@ impl Driver {
             let mut slow = self.conn.slow.lock();
             slow.node = fresh.accept.node.clone();
             slow.answer = self.machine.answer().cloned();
+            slow.endpoint = self.machine.endpoint();
             slow.why_not_better = self.why_not_better(transport);
         }
         if same_stream {
