@@ -416,7 +416,7 @@ fn in_its_own_process_a_return_is_refused() {
     if rdma_device().is_some() {
         return;
     }
-    let bed = bed(208, Behaviour::Echo);
+    let bed = bed(221, Behaviour::Echo);
     let options = Options {
         transports: vec![Transport::Shm, Transport::Tcp],
         ..bed.options(Transport::Tcp)

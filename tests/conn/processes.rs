@@ -414,7 +414,7 @@ fn read_raw(fd: RawFd) -> u8 {
 /// The channel breaks before anybody has noticed that a byte was read without the library.
 #[test]
 fn what_was_read_without_the_library_does_not_come_again_after_a_resumption() {
-    let bed = bed(203, Behaviour::Echo);
+    let bed = bed(216, Behaviour::Echo);
     for transport in transports() {
         let fd = bed.connect(transport);
         assert!(echo(fd, b"x"));
@@ -435,7 +435,7 @@ fn what_was_read_without_the_library_does_not_come_again_after_a_resumption() {
 #[test]
 fn what_was_read_without_the_library_does_not_come_again_after_a_failover() {
     for (n, transport) in transports().into_iter().enumerate() {
-        let bed = bed(204 + n as u8, Behaviour::Echo);
+        let bed = bed(217 + n as u8, Behaviour::Echo);
         let fd = bed.connect(transport);
         assert!(echo(fd, b"x"));
         bed.a.say(b"abc");
@@ -456,7 +456,7 @@ fn what_was_read_without_the_library_does_not_come_again_after_a_failover() {
 /// A child that has the channel could not follow it to a better path: there is no return.
 #[test]
 fn a_channel_that_a_forked_process_has_does_not_return_to_the_better_path() {
-    let bed = bed(202, Behaviour::Echo);
+    let bed = bed(220, Behaviour::Echo);
     let options = Options {
         transports: vec![Transport::Shm, Transport::Tcp],
         ..bed.options(Transport::Tcp)

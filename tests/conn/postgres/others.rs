@@ -25,11 +25,9 @@ fn what_may_begin_like_postgres_is_not_held_back() {
     greeting.extend_from_slice(b"123456789012\0caching_sha2_password\0");
     for (n, transport) in transports().into_iter().enumerate() {
         for (m, session) in ["auto", "postgres"].iter().enumerate() {
-            let bed = server(
-                206 + (2 * n + m) as u8,
-                &format!("session = \"{session}\"\n"),
-            );
+            let server = |number| server(number, &format!("session = \"{session}\"\n"));
             // It speaks first.
+            let bed = server(206 + (2 * n + m) as u8);
             let fd = bed.connect(transport);
             nonblocking(fd, true);
             hears(&bed, fd, &greeting);
@@ -37,6 +35,7 @@ fn what_may_begin_like_postgres_is_not_held_back() {
             hears(&bed, fd, b"\x07\0\0\x02\0\0\0\x02\0\0\0");
             conn::close(fd).unwrap();
             // A few bytes there and a few back.
+            let bed = server(212 + (2 * n + m) as u8);
             let fd = bed.connect(transport);
             nonblocking(fd, true);
             for bytes in [&b"\0"[..], b"\0", b"\0\x01"] {
