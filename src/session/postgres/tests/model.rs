@@ -52,7 +52,7 @@ struct Server {
 impl Server {
     /// True in one of `n` cases.
     fn chance(&mut self, n: u8) -> bool {
-        self.chances.pop().unwrap_or(1) % n == 0
+        self.chances.pop().unwrap_or(1).is_multiple_of(n)
     }
 
     fn say(&mut self, kind: u8) {
