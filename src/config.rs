@@ -60,6 +60,12 @@ pub struct Cluster {
     /// What to do with an open stream whose protocol is not understood, when the server is lost.
     #[serde(default)]
     pub raw_failover: RawFailover,
+    /// Which protocol the servers speak.
+    #[serde(default)]
+    pub session: Session,
+    /// How an application hears that the outcome of its request is unknown.
+    #[serde(default)]
+    pub on_unknown: OnUnknown,
     /// Per server name: what differs from the cluster.
     #[serde(default)]
     pub servers: BTreeMap<String, Server>,
@@ -72,6 +78,36 @@ pub struct Server {
     /// Overrides [`Cluster::raw_failover`].
     #[serde(default)]
     pub raw_failover: Option<RawFailover>,
+    /// Overrides [`Cluster::session`].
+    #[serde(default)]
+    pub session: Option<Session>,
+    /// Overrides [`Cluster::on_unknown`].
+    #[serde(default)]
+    pub on_unknown: Option<OnUnknown>,
+}
+
+/// `session`: which protocol is followed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Session {
+    /// None: bytes.
+    #[default]
+    Raw,
+    /// PostgreSQL's; a stream that is not it never moves.
+    Postgres,
+    /// PostgreSQL's where a stream begins like it, else none.
+    Auto,
+}
+
+/// `on_unknown`: for sessions whose protocol is followed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum OnUnknown {
+    /// The connection ends without a word of ours, as drivers know it.
+    #[default]
+    Close,
+    /// The protocol's own error says so first.
+    Error,
 }
 
 /// `raw_failover`: DESIGN section 9, last paragraph.
@@ -167,6 +203,14 @@ impl Client {
 }
 
 impl Cluster {
+    /// What differs for a server name.
+    pub fn server(&self, name: &str) -> Option<&Server> {
+        let mut servers = self.servers.iter();
+        servers
+            .find(|(server, _)| server.eq_ignore_ascii_case(name))
+            .map(|(_, server)| server)
+    }
+
     /// Without I/O: whether a host name exists is seen when it is asked.
     fn check(&self) -> std::result::Result<(), String> {
         if self.nodes.is_empty() {

@@ -6,10 +6,11 @@ mod support;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 use support::c::{How, Program};
-use support::cluster::{Cluster, Plan, rdma_device};
+use support::cluster::{Cluster, Plan};
 use support::echo::{EchoServer, resetting_server};
 use support::lab::Lab;
 use support::programs::{built, installed, run_within};
+use support::rdma;
 use support::sql_browser::{Instance, SqlBrowser};
 use support::sqlline::SqlLine;
 use support::story::wait_until_noticed;
@@ -49,12 +50,20 @@ fn run(name: &str, how: How, config: &std::path::Path, args: &[&str]) -> String 
     text
 }
 
+/// `make test-rdma` builds them where that is quick, and runs them where it is not.
+#[test]
+#[ignore = "builds the programs into C_PROGRAMS_FOR, for another machine"]
+fn programs_for_elsewhere() {
+    let dir = std::env::var_os("C_PROGRAMS_FOR").expect("a directory");
+    Program::build_all_into(dir.as_ref());
+}
+
 /// Every program against an echo server behind two daemons, over each transport.
 fn all_programs(how: How, subnet: u8) {
     let server = EchoServer::start("127.0.0.1:0", "");
     let cluster = Cluster::start(Plan::new(subnet, server.addr()));
     let name = "echo.test";
-    let transports = match rdma_device() {
+    let transports = match rdma::device() {
         Some(_) => &["rdma"][..],
         None => &["shm", "tcp"],
     };
@@ -84,10 +93,11 @@ fn all_programs(how: How, subnet: u8) {
         run("poll", how, &config, &[name, moved]);
         run("epoll", how, &config, &[name, moved]);
         run("threads", how, &config, &[name]);
-        // Its processes use one connection in turn, which over RDMA they cannot (`processes` in the tests of `conn`).
-        if *transport != "rdma" {
-            run("fork", how, &config, &[name]);
-        }
+        match *transport {
+            // Parent and child use one connection in turn, which over RDMA they cannot.
+            "rdma" => run("fork", how, &config, &[name, "once"]),
+            _ => run("fork", how, &config, &[name]),
+        };
         run("dup", how, &config, &[name]);
         run("rawreader", how, &config, &[name]);
         let bytes = (how.stream_bytes() / 8).to_string();

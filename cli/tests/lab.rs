@@ -263,6 +263,29 @@ fn up_refuses_what_is_in_the_way_and_leaves_nothing() {
         let out = second.run(&["up", "--subnet", wrong]);
         assert_eq!(out.status.code(), Some(2), "{wrong}");
     }
+    for wrong in [
+        "192.0.2.1",
+        "192.0.2.1,192.0.2.1",
+        "127.0.0.1,127.0.0.2",
+        "0.0.0.0,x",
+    ] {
+        let out = second.run(&["up", "--rdma", wrong]);
+        assert_eq!(out.status.code(), Some(2), "{wrong}");
+    }
+}
+
+/// Nodes do without RDMA where there is none; who asked the lab for it is told, and nothing is left.
+#[test]
+fn rdma_that_cannot_be_had_is_said() {
+    let lab = Lab::new(124);
+    // Addresses for documentation: no device has them.
+    let out = lab.try_up(&["--rdma", "192.0.2.1,192.0.2.2"]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out));
+    for word in ["node-a has no RDMA", "vianet doctor --rdma"] {
+        assert!(text(&out).contains(word), "{}", text(&out));
+    }
+    assert!(!lab.dir().exists());
+    assert_eq!(lab.processes(), [""; 0]);
 }
 
 /// `vianet lab up` is killed at any moment: `lab down` finds everything that it had started.

@@ -6,7 +6,9 @@ use common::client::{connect, connect_when_active, request, resume};
 use common::{Lab, calm, lost_after, until};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use vianet::via::{Broken, ConnectError, EndReason, RejectReason, Transport};
+use std::sync::Arc;
+use vianet::via::shm::Shm;
+use vianet::via::{Broken, ConnectError, EndReason, Provider, RejectReason, Resume, Transport};
 use vianet_node::config::Upstream;
 use vianet_node::control::Request;
 
@@ -212,6 +214,36 @@ fn a_broken_transport_is_resumed_with_exactly_the_missing_bytes() {
         data.len()
     );
     assert!(lab.nodes[0].log().contains("channel-resumed"));
+}
+
+/// The client does not wait for the accept, and goes on with what it had: the session is there still.
+#[test]
+fn a_resumption_over_shared_memory_that_is_given_up_ends_nothing() {
+    let lab = Lab::of(1, 228, |_, _| {}).up();
+    let client = connect_when_active(&lab, 0, Transport::Tcp);
+    client.send(b"before");
+    client.expect(b"before");
+    let mut over_shm = request(&lab, 0, Transport::Shm, "sales");
+    over_shm.resume = Some(Resume {
+        channel_id: client.channel.accept.channel_id,
+        secret: client.channel.accept.resume_secret,
+        old: Arc::clone(&client.channel),
+    });
+    let mut connecting = Shm.connect(over_shm).unwrap();
+    // What comes of it is dropped unused.
+    until("accepted by the node", || {
+        let _ = connecting.advance();
+        let log = lab.nodes[0].log();
+        log.contains("channel-resumed").then_some(())
+    });
+    drop(connecting);
+    // Time for the node to notice.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let client = resume(&lab, 0, &client)
+        .map_err(|e| format!("{e:?}"))
+        .unwrap();
+    client.send(b"after");
+    client.expect(b"after");
 }
 
 /// A node whose lease does not run at this moment is still the one that has the session: it is not "not active", which would

@@ -13,7 +13,13 @@ use support::lab::Lab;
 use support::programs::{built, command};
 
 const FORMS: [&str; 3] = ["lab\\sales", "sales.lab", "sales"];
-const TRANSPORTS: [&str; 2] = ["shm", "tcp"];
+/// On an RDMA device, in `make test-rdma`, that.
+fn transports() -> &'static [&'static str] {
+    match support::rdma::device() {
+        Some(_) => &["rdma"],
+        None => &["shm", "tcp"],
+    }
+}
 
 fn through_run(lab: &Lab, transport: &str, program: &str) -> Command {
     let mut run = command(built("vianet"));
@@ -44,10 +50,29 @@ fn psql_by_every_form_of_the_name_to_the_embedded_server() {
         return;
     }
     let lab = Lab::up("embedded", 170);
-    for transport in TRANSPORTS {
+    let opened = |transport: &str| {
+        let log = lab.daemon_log("node-a");
+        let of = |line: &&str| line.contains("channel-open") && line.contains(transport);
+        log.lines().filter(of).count()
+    };
+    for transport in transports() {
         for host in FORMS {
+            let before = support::rdma::packets_sent("rxe0");
             assert_eq!(psql(&lab, transport, host, "select 40 + 2").trim(), "42");
+            let after = support::rdma::packets_sent("rxe0");
+            // siw does not count.
+            let device = support::rdma::device();
+            let is_rxe =
+                device.is_some() && device == support::rdma::address_of("RDMA_VM_RXE_ADDR");
+            assert!(
+                !is_rxe || after > before,
+                "the device sent {before:?}, {after:?}"
+            );
         }
+        // Each has its connection, and none went another way.
+        let all = opened("");
+        assert_eq!(opened(&format!("transport={transport}")), FORMS.len());
+        assert!(transport != &"rdma" || all == FORMS.len(), "{all}");
     }
 }
 
@@ -78,7 +103,7 @@ fn psql_and_pgbench_to_postgresql() {
         return;
     }
     let lab = Lab::up("postgres", 171);
-    for transport in TRANSPORTS {
+    for transport in transports() {
         for host in FORMS {
             let rows = psql(
                 &lab,

@@ -5,6 +5,7 @@ mod bypass;
 mod calls;
 mod numbers;
 mod quiet;
+mod session;
 mod turns;
 
 use super::control::Control;
@@ -13,13 +14,14 @@ use super::patience::{Direction, Patience};
 use super::{How, Info, Phase, descriptor, fork, lock, reactor, table};
 use crate::config::{Client, RawFailover};
 use crate::error::{Error, Kind, Result};
-use crate::resolve::Answer;
 use crate::resolve::identity::PublicKey;
 use crate::resolve::name::ServerName;
+use crate::resolve::{Answer, Endpoint};
 use crate::session::raw::{Movable, RawObserver};
 use crate::via::bell::{AppBell, Bell};
 use crate::via::channel::{Channel, Received};
 use crate::via::{Broken, Transport};
+use session::Followed;
 use std::cell::UnsafeCell;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -56,6 +58,8 @@ pub struct Conn {
     pub numbers: Lock<Vec<RawFd>>,
     /// What changes seldom.
     pub slow: Lock<Slow>,
+    /// The session above the bytes.
+    pub followed: Followed,
     /// Device and inode of the application's end.
     pub inode: (u64, u64),
     rx: UnsafeCell<Receiving>,
@@ -69,6 +73,8 @@ pub struct Slow {
     pub channel: Option<(u32, Arc<Channel>)>,
     /// The answer that led to it.
     pub answer: Option<Answer>,
+    /// Which of the answer's endpoints that was.
+    pub endpoint: Option<Endpoint>,
     /// Why better transports are not in use.
     pub why_not_better: String,
     /// The node in use.
@@ -102,6 +108,10 @@ impl Conn {
     /// A connection that is not known to anybody yet.
     pub fn new(parts: Parts) -> Result<Arc<Self>> {
         let control = Control::new()?;
+        let cluster = parts.name.cluster_config(&parts.config);
+        let server = cluster.and_then(|cluster| cluster.server(&parts.name.server));
+        let session = server.and_then(|server| server.session);
+        let session = session.or(cluster.map(|cluster| cluster.session));
         Ok(Arc::new_cyclic(|me| Self {
             id: parts.id,
             me: me.clone(),
@@ -116,6 +126,7 @@ impl Conn {
             bell: Lock::new(Some(parts.bell)),
             numbers: Lock::new(Vec::new()),
             slow: Lock::new(Slow::default()),
+            followed: Followed::new(session.unwrap_or_default()),
             inode: parts.inode,
             rx: UnsafeCell::new(Receiving::default()),
             tx: UnsafeCell::new(Sending::default()),
@@ -123,8 +134,13 @@ impl Conn {
     }
 
     /// The locks that are held for moments, in the order in which they may be taken together.
-    pub fn momentary_locks(&self) -> [&lock::RawLock; 3] {
-        [self.slow.raw(), self.bell.raw(), self.numbers.raw()]
+    pub fn momentary_locks(&self) -> [&lock::RawLock; 4] {
+        [
+            self.slow.raw(),
+            self.bell.raw(),
+            self.numbers.raw(),
+            self.followed.lock(),
+        ]
     }
 
     /// The first use in a process after fork makes it the owner.
@@ -189,16 +205,16 @@ impl Conn {
     pub fn info(&self) -> Info {
         let words = &self.control;
         let slow = self.slow.lock();
-        let transport = slow
-            .channel
-            .as_ref()
-            .map(|(_, channel)| channel.wire.transport());
+        let channel = slow.channel.as_ref().map(|(_, it)| Arc::clone(it));
+        let transport = channel.as_ref().map(|channel| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         drop(slow);
-        let why_not_movable = match (transport, self.raw_failover()) {
-            (None, _) => Some("not_connected"),
-            (Some(Transport::Plain), _) => Some("plain_transport"),
-            (_, RawFailover::Reset) => Some("raw_failover_reset"),
+        let followed = self.followed.reason(channel.as_deref());
+        let why_not_movable = match (transport, followed, self.raw_failover()) {
+            (None, ..) => Some("not_connected"),
+            (Some(Transport::Plain), ..) => Some("plain_transport"),
+            (_, Some(reason), _) => Some(reason.name()),
+            (.., RawFailover::Reset) => Some("raw_failover_reset"),
             _ => match self.movable() {
                 Movable::Yes => None,
                 other => Some(other.reason()),

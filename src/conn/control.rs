@@ -37,6 +37,8 @@ pub struct Words {
     pub write_shut: AtomicBool,
     /// A resumption copies the old channel's ring: receivers stay off it.
     pub held: AtomicBool,
+    /// This process forked since the channel in use was put in: another one may use it.
+    pub forked: AtomicBool,
     /// Stream offset up to which the server's bytes had arrived before the last send.
     pub asked_at: AtomicU64,
     /// Up to here, when the channel in use was put in, everything sent had been answered on the one before.

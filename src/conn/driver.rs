@@ -14,7 +14,7 @@ use super::connection::Conn;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::reactor::{Set, Token, WireWatcher};
-use super::{Phase, events, fork, losses, transports};
+use super::{Phase, events, fork, leaving, losses, transports};
 use crate::config::RawFailover;
 use crate::error::{Error, Kind};
 use crate::failover::{Action, Event, Loss, Machine, Notice, Policy, State};
@@ -25,12 +25,13 @@ use crate::via::channel::Channel;
 use crate::via::{
     Broken, ConnectError, ConnectRequest, Connecting, EndReason, Interest, Resume, Transport,
 };
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use attempt::Attempt;
+use attempt::{Attempt, Purpose};
 use ending::LINGER;
 
 /// How often a channel is looked at whose end is near: it lingers, or the application ended its direction.
@@ -85,8 +86,14 @@ pub struct Driver {
     level_owed: Option<Level>,
     /// Nor is it known whether the stream may move.
     undecided: bool,
+    /// Nor could the session's protocol have its last word; what the calls are told otherwise.
+    last_words: Option<Error>,
     /// Nor has the resumption over this endpoint begun.
     resume_owed: Option<Endpoint>,
+    /// Nor may the calls receive again after one that came to nothing.
+    reads_owed: bool,
+    /// Nor do they go on with the channel in use after a return that came to nothing.
+    back_owed: bool,
     /// The application's side has ended; its bytes may still be read.
     ended: bool,
     over: bool,
@@ -121,7 +128,10 @@ impl Driver {
             unused: None,
             level_owed: None,
             undecided: false,
+            last_words: None,
             resume_owed: None,
+            reads_owed: false,
+            back_owed: false,
             ended: false,
             over: false,
         }
@@ -211,7 +221,10 @@ impl Driver {
         let owed = self.unused.is_some()
             || self.level_owed.is_some()
             || self.undecided
-            || self.resume_owed.is_some();
+            || self.last_words.is_some()
+            || self.resume_owed.is_some()
+            || self.reads_owed
+            || self.back_owed;
         let owed = owed.then(|| super::now() + OWED_TICK);
         [machine, ending, owed].into_iter().flatten().min()
     }
@@ -260,8 +273,9 @@ impl Driver {
                 Action::Connect {
                     endpoint,
                     min_generation,
-                } => self.connect(todo, endpoint, min_generation, None),
+                } => self.connect(todo, endpoint, min_generation, Purpose::Connect),
                 Action::Resume { endpoint } => self.resume(todo, endpoint),
+                Action::Scout { endpoint } => self.scout(todo, endpoint),
                 Action::Abandon => {
                     self.heard = todo.queries.heard(self.conn.id);
                     self.abandon(todo);
@@ -272,9 +286,11 @@ impl Driver {
                     if let Some(channel) = &self.current {
                         todo.set.forget(channel.wire.wait_fd());
                     }
+                    self.back_owed = false;
                     self.conn.suspend();
                     self.owe_level(Level::Blocked);
                 }
+                Action::GoBack => self.go_back(todo),
                 Action::Restore => self.restore(todo),
                 Action::Lose(loss) => {
                     let loss = match (loss, self.heard.take()) {
@@ -289,7 +305,10 @@ impl Driver {
                         self.why = self.why_none();
                     }
                     let error = losses::error(loss, stood, &self.conn.name, &self.why);
-                    self.lose(todo, error);
+                    match error {
+                        Some(error) if stood => self.lose_session(todo, error),
+                        error => self.lose(todo, error),
+                    }
                 }
                 Action::Tell(notice) => self.notice(todo, notice),
             }

@@ -6,7 +6,7 @@
 
 use super::connection::Conn;
 use super::lock::{RawGuard, RawLock};
-use super::{Phase, queries, reactor, table};
+use super::{Phase, leaving, queries, reactor, table};
 use once_cell::sync::OnceCell;
 use std::cell::UnsafeCell;
 use std::sync::Arc;
@@ -43,11 +43,12 @@ unsafe impl Sync for Held {}
 
 static HELD: Held = Held(UnsafeCell::new(Vec::new()));
 
-fn locks() -> [&'static RawLock; 3] {
+fn locks() -> [&'static RawLock; 4] {
     [
         reactor::handle_lock(),
         queries::cache_lock(),
         super::configurations_lock(),
+        leaving::lock(),
     ]
 }
 
@@ -67,6 +68,7 @@ extern "C" fn prepare() {
             for lock in conn.momentary_locks() {
                 std::mem::forget(lock.lock(None));
             }
+            conn.control.forked.store(true, Ordering::Release);
             held.push(conn);
         }
     });
@@ -85,6 +87,7 @@ extern "C" fn child() {
     queries::forget();
     // A connect in progress belongs to the parent; a copy of the far end would only hide its failure.
     table::for_each(|_, conn| {
+        conn.control.forked.store(true, Ordering::Release);
         if let Some((_, channel)) = &conn.slow.lock().channel {
             channel.after_fork();
         }
@@ -112,7 +115,8 @@ pub fn forked_without_handlers() {
     child();
 }
 
-fn own_pid() -> u64 {
+/// Names this process as the kernel does, also in a child whose fork ran no handlers.
+pub fn own_pid() -> u64 {
     rustix::process::getpid().as_raw_nonzero().get() as u64
 }
 

@@ -152,7 +152,16 @@ impl<T> Lock<T> {
 
     /// Takes it; `None` when this very thread holds it.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        let raw = self.raw.lock(None).ok()?;
+        self.lock_within(None)
+    }
+
+    /// Takes it if it is free, and does not wait.
+    pub fn lock_if_free(&self) -> Option<Guard<'_, T>> {
+        self.lock_within(Some(Duration::ZERO))
+    }
+
+    fn lock_within(&self, limit: Option<Duration>) -> Option<Guard<'_, T>> {
+        let raw = self.raw.lock(limit).ok()?;
         Some(Guard {
             _raw: raw,
             value: &self.value,

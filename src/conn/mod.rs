@@ -16,6 +16,7 @@ mod descriptor;
 mod driver;
 pub mod events;
 mod fork;
+mod leaving;
 mod lock;
 mod losses;
 mod patience;

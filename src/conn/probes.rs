@@ -15,8 +15,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// So many channels of a silent node are asked for a sign of life at a time.
+/// So many channels are asked for a sign of life at a time.
 const KEEP_ALIVES: usize = 4;
+/// A channel on which so long nothing has moved is asked although its node lives: the path to it may be dead, and where only
+/// the node had something to send, only the node would know. The shorter time is for who waits for an answer; the node keeps
+/// a broken channel's SQL connection only for a while.
+const SILENT: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(20)];
 
 /// The probes of the I/O thread.
 #[derive(Default)]
@@ -39,6 +43,9 @@ struct User {
     channel: Weak<Channel>,
     /// What was seen of the channel's progress.
     progress: (u64, u64, u64),
+    /// When it moved last, or was asked.
+    since: Duration,
+    conn: Weak<Conn>,
     /// Its channel broke: it waits for word of its node.
     suspect: bool,
 }
@@ -64,6 +71,8 @@ impl Probes {
         let user = User {
             progress: progress(&channel),
             channel: Arc::downgrade(&channel),
+            since: now,
+            conn: conn.me.clone(),
             suspect: false,
         };
         let server = &conn.name.server;
@@ -202,6 +211,19 @@ impl Node {
                 let _ = channel.drive();
             }
         }
+        self.ask_silent_channels(now);
+    }
+
+    /// See [`SILENT`].
+    fn ask_silent_channels(&mut self, now: Duration) {
+        let silent = self.users.values_mut().filter(|user| user.is_silent(now));
+        for user in silent.take(KEEP_ALIVES) {
+            user.since = now;
+            if let Some(channel) = user.channel.upgrade() {
+                let _ = channel.wire.keep_alive(&channel);
+                let _ = channel.drive();
+            }
+        }
     }
 
     /// Any progress of any channel is a sign of life.
@@ -210,7 +232,10 @@ impl Node {
         for user in self.users.values_mut() {
             if let Some(channel) = user.channel.upgrade() {
                 let seen = progress(&channel);
-                alive |= seen != user.progress;
+                if seen != user.progress {
+                    alive = true;
+                    user.since = now;
+                }
                 user.progress = seen;
             }
         }
@@ -235,6 +260,14 @@ impl Node {
                 }
             }
         }
+    }
+}
+
+impl User {
+    fn is_silent(&self, now: Duration) -> bool {
+        let [waiting, idle] = SILENT;
+        let silent = now.saturating_sub(self.since);
+        silent >= idle || (silent >= waiting && self.conn.upgrade().is_some_and(|c| c.is_waiting()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The machine itself: carries out the reactions of the table and keeps the timers.
 
+use super::paths::Paths;
 use super::table::{Reaction, Step, reaction};
 use super::{Action, Event, IllegalEvent, Loss, NotResolved, Notice, Policy, State};
 use crate::resolve::{Answer, Endpoint, Generation, Role};
@@ -37,6 +38,7 @@ pub struct Machine {
     unknown_since: Option<Duration>,
     /// What the deadline will say.
     loss: Loss,
+    paths: Paths,
     failovers: u32,
     was_established: bool,
     /// The application closed; see [`Event::Leaving`].
@@ -63,6 +65,7 @@ impl Machine {
             retry_node: false,
             unknown_since: None,
             loss: Loss::NobodyAnswered,
+            paths: Paths::default(),
             failovers: 0,
             was_established: false,
             leaving: false,
@@ -144,7 +147,16 @@ impl Machine {
                 self.push(Action::Abandon);
                 self.next_endpoint(now, false);
             }
+            Step::Returning => {
+                self.push(Action::Abandon);
+                self.go_back(now);
+            }
             Step::Pausing => self.probe(now),
+            Step::Established => self.scout(now),
+            Step::Scouting => {
+                self.push(Action::Abandon);
+                self.stay(now);
+            }
             // Late by a whole window: this process was stopped, so the silence proves nothing about the node.
             Step::Suspect if now - due >= self.policy.suspect => self.probe(now),
             Step::Suspect => self.fail_over(now),
@@ -186,14 +198,26 @@ impl Machine {
             }
             Reaction::Suspect if self.is_plain() => self.lose_plain(),
             Reaction::Suspect => {
-                self.deadline = Some(now + self.policy.deadline);
-                self.loss = Loss::NobodyAnswered;
-                self.push(Action::Suspend);
+                self.abandon_scout();
+                self.paths.broke(now, self.endpoint, &self.policy);
+                self.hold(now);
                 self.probe(now);
             }
             Reaction::Resume => self.connect_all(now),
+            Reaction::Return => self.go_over(now),
+            Reaction::GoBack => self.go_back(now),
+            Reaction::Stay => self.stay(now),
+            Reaction::LookAgain => {
+                self.step = Step::Established;
+                self.timer = Some(now + self.policy.return_again);
+            }
             Reaction::CarryOn => {
-                self.settle();
+                if self.step == Step::Returning {
+                    self.endpoint = self.paths.left;
+                    self.paths.tries = self.paths.tries.saturating_add(1);
+                }
+                self.settle(now);
+                self.wait_to_return(now);
                 self.push(Action::Establish);
                 if !self.leaving {
                     self.push(Action::Tell(Notice::Resumed));
@@ -201,12 +225,18 @@ impl Machine {
             }
             Reaction::FailOver => self.fail_over(now),
             Reaction::Restored => {
-                self.settle();
+                self.settle(now);
                 self.failovers += 1;
                 self.push(Action::Establish);
                 self.push(Action::Tell(Notice::FailoverEnded));
             }
-            Reaction::Leave => self.leaving = true,
+            Reaction::Leave => {
+                self.leaving = true;
+                self.abandon_scout();
+                if self.step == Step::Established {
+                    self.timer = None;
+                }
+            }
             Reaction::Lose(loss) => self.lose(loss),
             Reaction::Ignore => {}
             Reaction::TakeAnswer | Reaction::Verify | Reaction::NextEndpoint => {
@@ -288,6 +318,19 @@ impl Machine {
         cached
     }
 
+    fn offered(&self) -> &[Endpoint] {
+        let answer = self.answer.as_ref();
+        answer.map_or(&[], |(answer, _)| &answer.endpoints)
+    }
+
+    /// The endpoints of the answer that may be used, best first.
+    fn usable(&self, resuming: bool) -> Vec<Endpoint> {
+        let allowed = |t: Transport| t != Transport::Plain || !(self.policy.strict || resuming);
+        let wanted = self.policy.transports.iter().filter(|t| allowed(**t));
+        let of = |t: Transport| self.offered().iter().filter(move |e| e.transport == t);
+        wanted.flat_map(|t| of(*t)).copied().collect()
+    }
+
     /// Starts with the best endpoint of the answer: to connect, or to resume when the node of a broken channel lives.
     fn connect_all(&mut self, now: Duration) {
         let resuming = self.step == Step::Suspect;
@@ -297,22 +340,13 @@ impl Machine {
         } else {
             Step::Connecting
         };
-        let offered = self
-            .answer
-            .as_ref()
-            .map_or(&[][..], |(answer, _)| &answer.endpoints);
-        let allowed = |t: Transport| t != Transport::Plain || !(self.policy.strict || resuming);
-        let wanted = self.policy.transports.iter().filter(|t| allowed(**t));
-        self.untried = wanted
-            .flat_map(|t| {
-                offered
-                    .iter()
-                    .filter(move |endpoint| endpoint.transport == *t)
-            })
-            .copied()
-            .collect();
+        self.untried = self.usable(resuming).into();
+        if resuming {
+            self.paths.sort(self.untried.make_contiguous());
+        }
         if self.untried.is_empty() && !resuming {
-            let plain = offered
+            let plain = self
+                .offered()
                 .iter()
                 .any(|endpoint| endpoint.transport == Transport::Plain);
             return self.lose(match plain && self.policy.strict {
@@ -358,14 +392,20 @@ impl Machine {
             self.timer = None;
             self.push(Action::Restore);
         } else {
-            self.settle();
+            self.settle(now);
             self.push(Action::Establish);
         }
     }
 
     // A channel stands, or stood.
 
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Duration) {
+        let same_stream = matches!(self.step, Step::Resuming | Step::Returning);
+        if !same_stream {
+            self.paths = Paths::default();
+        }
+        let order = self.usable(same_stream);
+        self.paths.stands(now, self.endpoint, &order);
         self.step = Step::Established;
         self.failing_over = false;
         self.was_established = true;
@@ -377,6 +417,63 @@ impl Machine {
         self.loss = Loss::NobodyAnswered;
     }
 
+    /// The application's calls wait, and not for ever.
+    fn hold(&mut self, now: Duration) {
+        self.deadline = Some(now + self.policy.deadline);
+        self.loss = Loss::NobodyAnswered;
+        self.push(Action::Suspend);
+    }
+
+    // A better path was left.
+
+    fn wait_to_return(&mut self, now: Duration) {
+        self.timer = match (self.paths.left, self.leaving) {
+            (Some(_), false) => {
+                let pause = self.paths.pause(&self.policy);
+                Some(now + self.jitter.spread(pause))
+            }
+            _ => None,
+        };
+    }
+
+    fn scout(&mut self, now: Duration) {
+        let Some(endpoint) = self.paths.left else {
+            return;
+        };
+        self.step = Step::Scouting;
+        self.timer = Some(now + self.policy.attempt);
+        self.push(Action::Scout { endpoint });
+    }
+
+    /// The channel in use works: what the better path takes its time for costs it nothing but that.
+    fn go_over(&mut self, now: Duration) {
+        let Some(endpoint) = self.paths.left else {
+            return self.stay(now);
+        };
+        self.step = Step::Returning;
+        self.timer = Some(now + self.policy.attempt);
+        self.push(Action::Suspend);
+        self.push(Action::Resume { endpoint });
+    }
+
+    fn go_back(&mut self, now: Duration) {
+        self.push(Action::GoBack);
+        self.stay(now);
+    }
+
+    fn stay(&mut self, now: Duration) {
+        self.step = Step::Established;
+        self.paths.tries = self.paths.tries.saturating_add(1);
+        self.wait_to_return(now);
+    }
+
+    fn abandon_scout(&mut self) {
+        if self.step == Step::Scouting {
+            self.push(Action::Abandon);
+            self.step = Step::Established;
+        }
+    }
+
     fn probe(&mut self, now: Duration) {
         self.step = Step::Suspect;
         self.timer = Some(now + self.policy.suspect);
@@ -384,6 +481,7 @@ impl Machine {
     }
 
     fn fail_over(&mut self, now: Duration) {
+        self.abandon_scout();
         match self.step {
             Step::Established if self.is_plain() => return self.lose_plain(),
             // Bytes never move to another server, and there is nobody who would go on there.
@@ -392,7 +490,7 @@ impl Machine {
                 return self.lose(Loss::Closed);
             }
             Step::Established => self.push(Action::Suspend),
-            Step::Resuming => self.push(Action::Abandon),
+            Step::Resuming | Step::Returning => self.push(Action::Abandon),
             _ => {}
         }
         self.deadline.get_or_insert(now + self.policy.deadline);
@@ -431,7 +529,12 @@ impl Machine {
     fn lose(&mut self, loss: Loss) {
         if matches!(
             self.step,
-            Step::Asking | Step::Connecting | Step::Resuming | Step::Restoring
+            Step::Asking
+                | Step::Connecting
+                | Step::Scouting
+                | Step::Returning
+                | Step::Resuming
+                | Step::Restoring
         ) {
             self.push(Action::Abandon);
         }

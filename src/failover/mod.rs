@@ -9,6 +9,7 @@
 
 pub mod liveness;
 mod machine;
+mod paths;
 mod table;
 
 pub use machine::Machine;
@@ -33,7 +34,7 @@ pub enum State {
     Established,
     /// The channel broke or the node is silent, and it is not known yet whether the node lives.
     Suspect,
-    /// The node lives and the same session is being carried on over a new channel.
+    /// The node lives and the same session is being carried on over a new channel: another path if there is one.
     Resuming,
     /// The node is lost: the cluster is asked for the second one, which is then connected.
     FailingOver,
@@ -83,6 +84,13 @@ pub enum Event {
     NodeAlive,
     /// The resumed channel stands, all missing bytes were sent again.
     Resumed,
+    /// The endpoint of the last [`Action::Scout`] can be reached again.
+    PathStands {
+        /// This is a moment to make use of it.
+        quiet: bool,
+    },
+    /// Bytes are on their way, or an answer is: no moment for an [`Action::Scout`].
+    NotQuiet,
     /// The node does not know the channel any more.
     ResumeRefused,
     /// The session was brought back on the second node.
@@ -138,19 +146,27 @@ pub enum Action {
         /// The smallest generation that the node may have.
         min_generation: Generation,
     },
-    /// Carry the broken channel on to the same node.
+    /// Carry the channel on to the same node: one that broke, or one that works and is left only when the node accepts.
     Resume {
         /// Which endpoint of the answer.
         endpoint: Endpoint,
     },
-    /// Drop what is being asked, connected, resumed or restored.
+    /// Find out whether the path that the channel left can be used again, without a word to the node behind it and without
+    /// touching the channel in use; or report [`Event::NotQuiet`].
+    Scout {
+        /// Which endpoint of the answer.
+        endpoint: Endpoint,
+    },
+    /// Drop what is being asked, connected, resumed, scouted or restored.
     Abandon,
     /// Ask the node of the broken channel whether it lives (one probe now, then at the interval).
     Probe,
     /// The application's calls may go on: activate the channel.
     Establish,
-    /// The application's calls wait (EAGAIN for non-blocking ones) until `Establish` or `Lose`.
+    /// The application's calls wait (EAGAIN for non-blocking ones) until `Establish`, `GoBack` or `Lose`.
     Suspend,
+    /// The application's calls go on with the channel that they had when they were suspended; it works, or did.
+    GoBack,
     /// Bring the session back on the new channel, then report [`Event::Restored`] or [`Event::NotMovable`].
     Restore,
     /// The connection is over: every call gets the error.
@@ -226,6 +242,13 @@ pub struct Policy {
     pub retry_max: Duration,
     /// How long a suspect node may stay silent before it counts as lost, if liveness says nothing.
     pub suspect: Duration,
+    /// How long a channel that left a better path stays where it is before a return is tried; doubles with each try up to
+    /// `return_max`, each with jitter.
+    pub return_first: Duration,
+    /// Largest such time. A path that carried the channel for so long is as good as new.
+    pub return_max: Duration,
+    /// After so long a moment that was not quiet is followed by another look.
+    pub return_again: Duration,
 }
 
 impl Policy {
@@ -243,6 +266,9 @@ impl Policy {
             retry_first: Duration::from_millis(20),
             retry_max: Duration::from_millis(500),
             suspect: Duration::from_millis(window),
+            return_first: Duration::from_secs(4),
+            return_max: Duration::from_secs(120),
+            return_again: Duration::from_secs(1),
         }
     }
 }

@@ -22,6 +22,10 @@ pub(super) enum Step {
     Verifying,
     /// Bytes travel.
     Established,
+    /// Bytes travel, and it is being looked whether the better path that they left stands again.
+    Scouting,
+    /// That path stands: the channel, which works where it is, is being carried on over it.
+    Returning,
     /// The node was probed.
     Suspect,
     /// The node lives and could not be reached: a pause before it is probed again.
@@ -45,9 +49,9 @@ impl Step {
             Self::Reading | Self::Asking | Self::Waiting => State::Resolving,
             Self::Connecting => State::Connecting,
             Self::Verifying => State::Verifying,
-            Self::Established => State::Established,
+            Self::Established | Self::Scouting => State::Established,
             Self::Suspect | Self::Pausing => State::Suspect,
-            Self::Resuming => State::Resuming,
+            Self::Resuming | Self::Returning => State::Resuming,
             Self::Restoring => State::Restoring,
             Self::Lost => State::Lost,
         }
@@ -75,6 +79,14 @@ pub(super) enum Reaction {
     RetryNode,
     /// Hold the application's calls and find out whether the node lives.
     Suspect,
+    /// Carry the channel on over the better path, which stands again.
+    Return,
+    /// The better path cannot be had after all: use the channel as it was.
+    GoBack,
+    /// Stay on the path in use for longer than the last time.
+    Stay,
+    /// Look for a quiet moment again soon.
+    LookAgain,
     /// Carry the channel on to the living node.
     Resume,
     /// The channel was carried on.
@@ -102,7 +114,7 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
         (S::Lost | S::Verifying, _) => return None,
         (_, E::Closed) => R::Lose(Loss::Closed),
         // Without a stream, or with one that would have to move to another server, there is nothing to be delivered.
-        (S::Established | S::Suspect | S::Pausing | S::Resuming, E::Leaving) => R::Leave,
+        (S::Established | S::Scouting | S::Returning | S::Suspect | S::Pausing | S::Resuming, E::Leaving) => R::Leave,
         (_, E::Leaving) => R::Lose(Loss::Closed),
         (S::Idle, E::Start) => R::Begin,
         (S::Idle, _) | (_, E::Start) => return None,
@@ -122,14 +134,20 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
         (S::Connecting, E::VerifyFailed) => R::PurgeAndAsk(Loss::NotAuthentic),
 
         // A channel stands, or stood.
-        (S::Established, E::ChannelBroken) => R::Suspect,
+        (S::Established | S::Scouting, E::ChannelBroken) => R::Suspect,
+        (S::Scouting, E::PathStands { quiet: true }) => R::Return,
+        (S::Scouting, E::NotQuiet) => R::LookAgain,
+        (S::Scouting, E::PathStands { .. } | E::ConnectFailed { .. } | E::Rejected(_) | E::VerifyFailed) => R::Stay,
+        (S::Returning, E::Resumed) => R::CarryOn,
+        // Whatever is said there, the channel in use works; if it has ended too, that is found on it.
+        (S::Returning, E::ConnectFailed { .. } | E::Rejected(_) | E::ResumeRefused | E::VerifyFailed) => R::GoBack,
         (S::Suspect, E::NodeAlive) => R::Resume,
         (S::Resuming, E::Resumed) => R::CarryOn,
         (S::Resuming, E::ConnectFailed { .. }) => R::NextEndpoint,
         (S::Resuming, E::Rejected(Why::NotSameHost | Why::BadRequest)) => R::NextEndpoint,
         (S::Resuming, E::ResumeRefused | E::VerifyFailed) => R::FailOver,
         (S::Resuming, E::Rejected(Why::NotActive | Why::UnknownName | Why::GenerationTooOld | Why::UnknownChannel | Why::UpstreamRefused)) => R::FailOver,
-        (S::Established | S::Suspect | S::Pausing | S::Resuming, E::NodeLost | E::NodeResigned) => R::FailOver,
+        (S::Established | S::Scouting | S::Returning | S::Suspect | S::Pausing | S::Resuming, E::NodeLost | E::NodeResigned) => R::FailOver,
 
         // Both.
         (S::Connecting | S::Resuming, E::Rejected(Why::Busy)) => R::RetryNode,
@@ -144,7 +162,7 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
 
         // News that comes late, or again, and changes nothing.
         (_, E::NodeAlive) => R::Ignore,
-        (S::Suspect | S::Pausing | S::Resuming, E::ChannelBroken) => R::Ignore,
+        (S::Returning | S::Suspect | S::Pausing | S::Resuming, E::ChannelBroken) => R::Ignore,
         (S::Reading | S::Asking | S::Waiting | S::Connecting, E::ChannelBroken) => R::Ignore,
         (S::Reading | S::Asking | S::Waiting, E::NodeLost | E::NodeResigned) => R::Ignore,
         _ => return None,
@@ -167,6 +185,8 @@ impl Event {
             Self::NodeLost => "NodeLost",
             Self::NodeAlive => "NodeAlive",
             Self::Resumed => "Resumed",
+            Self::PathStands { .. } => "PathStands",
+            Self::NotQuiet => "NotQuiet",
             Self::ResumeRefused => "ResumeRefused",
             Self::Restored => "Restored",
             Self::NotMovable => "NotMovable",

@@ -23,6 +23,7 @@ use rustix::fd::OwnedFd;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What a receive attempt found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +118,46 @@ pub trait Watcher: Send + Sync {
     fn arm(&self, interest: Interest);
 }
 
+/// Follows what passes a channel. Called with the direction's lock held, and must not wait.
+pub trait Tap {
+    /// These bytes are about to be published to the peer, from stream offset `at` on.
+    fn sends(&self, at: u64, bytes: &[u8]);
+    /// Bytes have come, from stream offset `at` on: copies those that may be taken into the room, and says how many.
+    fn receives(&self, at: u64, come: &mut Come<'_>) -> Taken;
+}
+
+/// What has come and was not taken yet.
+pub struct Come<'a> {
+    /// The receiver's, for at least one byte. What is not taken is not written to it.
+    pub room: &'a mut [u8],
+    /// How much has come.
+    pub available: usize,
+    /// Nothing follows.
+    pub last: bool,
+    /// Bytes that the whole ring holds.
+    pub ring: usize,
+    /// Copies bytes from so far behind the first one, and says how many there were.
+    pub ahead: &'a dyn Fn(usize, &mut [u8]) -> usize,
+}
+
+impl Come<'_> {
+    /// Copies up to so many bytes into the room, and shows them.
+    pub fn take(&mut self, bytes: usize) -> &[u8] {
+        let n = bytes.min(self.room.len());
+        let n = (self.ahead)(0, &mut self.room[..n]);
+        &self.room[..n]
+    }
+}
+
+/// What [`Tap::receives`] allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// So many bytes.
+    pub bytes: usize,
+    /// Behind them so many must have come before there is more to take; at least 1, at most what the ring holds.
+    pub next: usize,
+}
+
 /// What a channel is made of; both sides of every provider make theirs with [`Channel::new`].
 pub struct Parts {
     /// What the peer sends.
@@ -158,6 +199,11 @@ pub struct Channel {
     /// What the node said when it accepted.
     pub accept: Accept,
     broken: OnceLock<Broken>,
+    /// The receiver has no use for bytes before the stream has come to this offset (as SO_RCVLOWAT): until then nobody is
+    /// told that there are any. (A peer that shares the rings does not know of it, and may ring for fewer.) Process-local:
+    /// where another process receives, it is soon behind, and means nothing.
+    wanted: AtomicU64,
+    reads_shut: AtomicBool,
     kicks: AtomicU32,
     /// 1: retired, the words stay INSIDE.
     retired: AtomicU32,
@@ -188,6 +234,7 @@ impl Channel {
                 Some(crate::fd::move_high(event))
             }
         };
+        let wanted = AtomicU64::new(parts.rx.head());
         Ok(Self {
             rx: parts.rx,
             tx: parts.tx,
@@ -195,6 +242,8 @@ impl Channel {
             bell: parts.bell,
             accept: parts.accept,
             broken: OnceLock::new(),
+            wanted,
+            reads_shut: AtomicBool::new(false),
             kicks: AtomicU32::new(0),
             retired: AtomicU32::new(0),
             receive_spin: Spin::default(),
@@ -209,7 +258,8 @@ impl Channel {
     }
 
     /// A new channel stands with both wake words INSIDE, so that nobody rings: this makes them true (ARMED or RUNG
-    /// after a look at the rings) and opens the bell for writing. Called once, when the application may see it.
+    /// after a look at the rings) and opens the bell for writing. Called when the application may see it, or see it again after
+    /// [`Channel::hold`].
     pub fn activate(&self) {
         self.bell.clear_writes();
         if self.tx.room().unwrap_or(0) > 0 {
@@ -219,6 +269,12 @@ impl Channel {
         }
         self.leave_rx();
         self.watch_on();
+    }
+
+    /// As a new channel stands: nobody rings until [`Channel::activate`]. The caller holds the locks of both directions.
+    pub fn hold(&self) {
+        self.hold_reads();
+        wake::enter_space(self.tx.space_word());
     }
 
     /// Takes back every token and never rings for what the peer does from now on: before another channel takes the bell
@@ -246,7 +302,41 @@ impl Channel {
 
     /// Bytes readable now without waiting (FIONREAD).
     pub fn readable(&self) -> usize {
+        match self.rx.available() {
+            Ok(n) if n >= self.low_water() || self.rx.finished() => n,
+            _ => 0,
+        }
+    }
+
+    /// Bytes that have come, whether or not the receiver has use for them.
+    pub fn come(&self) -> usize {
         self.rx.available().unwrap_or(0)
+    }
+
+    /// Nothing more is taken, whatever comes.
+    pub fn shut_reads(&self) {
+        self.reads_shut.store(true, Ordering::Release);
+    }
+
+    /// Whether the receiver finds something: bytes enough, or the end.
+    fn deliverable(&self) -> bool {
+        let enough = |n| n >= self.low_water();
+        self.rx.finished() || self.rx.available().is_ok_and(enough)
+    }
+
+    /// So many unread bytes there must be before there is something for the receiver.
+    fn low_water(&self) -> usize {
+        if self.reads_shut.load(Ordering::Acquire) {
+            return usize::MAX;
+        }
+        let wanted = self.wanted.load(Ordering::Relaxed);
+        let ahead = wanted.wrapping_sub(self.rx.head()) as i64;
+        usize::try_from(ahead).unwrap_or(0).max(1)
+    }
+
+    /// The receiver has use for whatever comes.
+    fn want_all(&self) {
+        self.wanted.store(self.rx.head(), Ordering::Relaxed);
     }
 
     /// Stream offset up to which the peer consumed what we sent (the node: wrote it to the SQL server).

@@ -261,6 +261,12 @@ pub trait Connecting: Send {
     fn interest(&self) -> Interest;
     /// Does what can be done without blocking.
     fn advance(&mut self) -> Poll<Result<Channel, ConnectError>>;
+    /// In place of [`Connecting::advance`], for who only wants to know whether the path stands: goes on up to the first word
+    /// to the node, and does not say it. Once it is ready nothing more can be done with it.
+    fn scout(&mut self) -> Poll<Result<(), ConnectError>> {
+        // What connects at once, stands.
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// Where and as whom a node listens.

@@ -87,7 +87,7 @@ fn carry_accepted(old: &Channel, tx: &Ring, peer: Offsets) -> io::Result<()> {
 /// Whether rings of this size have room for what either direction of the channel holds.
 pub fn fits(old: &Channel, ring_bytes: u32) -> bool {
     let accepted = old.accepted().wrapping_sub(old.acked());
-    old.readable() <= ring_bytes as usize && accepted <= u64::from(ring_bytes)
+    old.come() <= ring_bytes as usize && accepted <= u64::from(ring_bytes)
 }
 
 fn room_for(held: u64, size: usize) -> io::Result<()> {

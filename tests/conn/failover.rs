@@ -331,12 +331,7 @@ fn a_quiet_stream_stays_quiet_through_a_cut() {
 /// In a process of its own: it ends the connections of all tests.
 #[test]
 fn a_panic_on_the_io_thread_ends_connections_and_nothing_waits_for_it() {
-    let inner = "failover::in_its_own_process_the_io_thread_panics";
-    let run = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", inner, "--ignored"])
-        .output()
-        .unwrap();
-    assert!(run.status.success(), "{run:?}");
+    in_its_own_process("failover::in_its_own_process_the_io_thread_panics");
 }
 
 #[test]
@@ -367,4 +362,89 @@ fn in_its_own_process_the_io_thread_panics() {
     let next = bed.connect(Transport::Tcp);
     echo(next, b"the next one");
     conn::close(next).unwrap();
+}
+
+/// A channel that breaks while its node lives goes on over another path, and returns between two requests. In a process of
+/// its own: other tests fork, and a channel that another process may have stays where it is.
+#[test]
+fn the_better_path_is_taken_again() {
+    in_its_own_process("failover::in_its_own_process_the_better_path_is_taken_again");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn in_its_own_process_the_better_path_is_taken_again() {
+    if rdma_device().is_some() {
+        return; // `tests/rdma` has it with real devices
+    }
+    let bed = bed(190, Behaviour::Echo);
+    let options = Options {
+        transports: vec![Transport::Shm, Transport::Tcp],
+        ..bed.options(Transport::Tcp)
+    };
+    let fd = conn::connect(&bed.name("echo"), &options).expect("the node is there");
+    let info = || conn::find(fd).unwrap().info();
+    assert_eq!(info().transport, Some(Transport::Shm));
+    echo(fd, b"over shared memory");
+    bed.a.break_channels();
+    echo(fd, &[1; 100_000]);
+    assert_eq!(info().transport, Some(Transport::Tcp));
+    assert!(
+        info().why_not_better.starts_with("shm: broke"),
+        "{}",
+        info().why_not_better
+    );
+    wait_for("the return", || {
+        echo(fd, &[2; 3000]);
+        info().transport == Some(Transport::Shm)
+    });
+    echo(fd, &[3; 100_000]);
+    assert_eq!((info().resumptions, info().failovers), (2, 0));
+    assert_eq!((bed.a.accepted(), info().why_not_better.as_str()), (1, ""));
+    conn::close(fd).unwrap();
+}
+
+/// The node refuses the return: the channel in use works on, and is taken back later.
+#[test]
+fn a_return_that_is_refused_leaves_the_channel_as_it_was() {
+    in_its_own_process("failover::in_its_own_process_a_return_is_refused");
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn in_its_own_process_a_return_is_refused() {
+    if rdma_device().is_some() {
+        return;
+    }
+    let bed = bed(221, Behaviour::Echo);
+    let options = Options {
+        transports: vec![Transport::Shm, Transport::Tcp],
+        ..bed.options(Transport::Tcp)
+    };
+    let fd = conn::connect(&bed.name("echo"), &options).expect("the node is there");
+    let info = || conn::find(fd).unwrap().info();
+    echo(fd, b"over shared memory");
+    bed.a.break_channels();
+    wait_for("the other path", || {
+        echo(fd, &[1; 1000]);
+        info().transport == Some(Transport::Tcp)
+    });
+    wait_for("a refusal", || bed.a.refuse(true) > 0);
+    // In the middle of it and afterwards: sent, received, polled.
+    for n in 0..20 {
+        send_all(fd, &[n; 100_000]);
+        assert_eq!(poll_one(fd, libc::POLLIN, NEVER_MS), libc::POLLIN);
+        assert!(recv_exactly(fd, 100_000) == [n; 100_000]);
+    }
+    wait_for("writable", || {
+        poll_one(fd, libc::POLLOUT, 100) == libc::POLLOUT
+    });
+    assert_eq!(info().transport, Some(Transport::Tcp));
+    assert_eq!((info().resumptions, info().failovers), (1, 0));
+    bed.a.refuse(false);
+    wait_for("the return", || info().transport == Some(Transport::Shm));
+    echo(fd, &[3; 100_000]);
+    assert_eq!((info().resumptions, info().failovers), (2, 0));
+    assert_eq!(bed.a.accepted(), 1);
+    conn::close(fd).unwrap();
 }

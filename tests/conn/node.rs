@@ -57,6 +57,9 @@ struct Shared {
     stop: AtomicBool,
     /// UDP stays silent.
     mute: AtomicBool,
+    /// Resumptions are refused, and so many were.
+    refuses: AtomicBool,
+    refused: AtomicU32,
     accepted: AtomicU32,
     /// See [`Behaviour::Held`].
     held: AtomicBool,
@@ -78,6 +81,8 @@ impl Node {
             role: AtomicU32::new(role as u32),
             stop: AtomicBool::new(false),
             mute: AtomicBool::new(false),
+            refuses: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
             accepted: AtomicU32::new(0),
             held: AtomicBool::new(behaviour == Behaviour::Held),
             taken: AtomicU64::new(0),
@@ -173,9 +178,33 @@ impl Node {
         self.shared.stop.store(true, Ordering::SeqCst);
     }
 
+    /// Sends this over the channel that was accepted last.
+    pub fn say(&self, bytes: &[u8]) {
+        // The client may know of it first.
+        let mut channel = None;
+        super::wait_for("a channel", || {
+            channel = self.shared.channels.lock().unwrap().last().cloned();
+            channel.is_some()
+        });
+        let wait = Wait::Until {
+            spin: Duration::ZERO,
+            timeout: Some(super::PATIENCE),
+        };
+        let sent = channel
+            .expect("a channel")
+            .send(&[IoSlice::new(bytes)], wait);
+        assert_eq!(sent.unwrap(), bytes.len());
+    }
+
     /// Answers on UDP no more, or again.
     pub fn mute(&self, silent: bool) {
         self.shared.mute.store(silent, Ordering::SeqCst);
+    }
+
+    /// Refuses every resumption, or none any more; returns how many it has refused.
+    pub fn refuse(&self, resumptions: bool) -> u32 {
+        self.shared.refuses.store(resumptions, Ordering::SeqCst);
+        self.shared.refused.load(Ordering::SeqCst)
     }
 
     /// Lets [`Behaviour::Held`] read the rest.
@@ -259,6 +288,11 @@ fn listen(mut listener: Box<dyn Listener>, shared: &Arc<Shared>, node: &str) {
         );
         while let Ok(Some(incoming)) = listener.poll() {
             if let Some(id) = incoming.resumes() {
+                if shared.refuses.load(Ordering::SeqCst) {
+                    shared.refused.fetch_add(1, Ordering::SeqCst);
+                    incoming.reject(RejectReason::NotActive);
+                    continue;
+                }
                 resume(incoming, id, shared, node);
                 continue;
             }

@@ -33,7 +33,7 @@ impl How {
 
     /// Bytes that a stream test may move in reasonable time.
     pub fn stream_bytes(self) -> u64 {
-        if super::cluster::rdma_device().is_some() {
+        if super::rdma::device().is_some() {
             return 128 << 20; // an emulated processor
         }
         match self {
@@ -52,6 +52,9 @@ pub struct Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if prebuilt_dir().is_some() {
+            return;
+        }
         if let Some(dir) = self.path.parent() {
             let _ = std::fs::remove_dir_all(dir);
         }
@@ -62,6 +65,10 @@ impl Program {
     /// Compiles `c-tests/NAME.c`.
     #[track_caller]
     pub fn build(name: &str, how: How) -> Self {
+        if let Some(dir) = prebuilt_dir() {
+            let path = dir.join(format!("{how:?}")).join(name);
+            return Self { path, how };
+        }
         assert!(installed("gcc"), "gcc is missing: run `make tools`");
         // A directory of its own: tests run at the same time, and a program that runs cannot be written.
         static BUILDS: AtomicU32 = AtomicU32::new(0);
@@ -70,31 +77,64 @@ impl Program {
         let dir = scratch().join(unique);
         std::fs::create_dir_all(&dir).expect("target can be written");
         let path = dir.join(name);
-        let mut gcc = command("gcc");
-        gcc.args([
-            "-std=gnu11",
-            "-g",
-            "-O1",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-pthread",
-        ])
-        .args(how.flags())
-        .arg("-I")
-        .arg(root().join("include"))
-        .arg(root().join("c-tests").join(format!("{name}.c")))
-        .arg("-o")
-        .arg(&path);
-        if !matches!(how, How::Preloaded | How::ByHand) {
-            gcc.arg(library_with_soname())
-                .arg("-Wl,-rpath")
-                .arg(soname_dir());
-        }
-        run_well(Duration::from_secs(120), &mut gcc);
+        compile(name, how, &path);
         Self { path, how }
     }
 
+    /// Compiles all programs for a machine on which that takes too long: there `C_PROGRAMS` names `dir`.
+    pub fn build_all_into(dir: &Path) {
+        for how in [How::Plain, How::Preloaded, How::ByHand] {
+            let dir = dir.join(format!("{how:?}"));
+            std::fs::create_dir_all(&dir).expect("target can be written");
+            let sources = std::fs::read_dir(root().join("c-tests")).expect("ours");
+            for source in sources.map(|entry| entry.expect("ours").path()) {
+                let name = source.file_stem().expect("a file").to_string_lossy();
+                let is_program = source.extension().is_some_and(|e| e == "c");
+                // What needs the library's own calls, and what does without them.
+                let fits = match &*name {
+                    "errors" => how == How::Plain,
+                    "sqlline" => true,
+                    _ => how != How::ByHand,
+                };
+                if is_program && fits {
+                    compile(&name, how, &dir.join(&*name));
+                }
+            }
+        }
+    }
+}
+
+fn prebuilt_dir() -> Option<PathBuf> {
+    std::env::var_os("C_PROGRAMS").map(PathBuf::from)
+}
+
+#[track_caller]
+fn compile(name: &str, how: How, path: &Path) {
+    let mut gcc = command("gcc");
+    gcc.args([
+        "-std=gnu11",
+        "-g",
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-pthread",
+    ])
+    .args(how.flags())
+    .arg("-I")
+    .arg(root().join("include"))
+    .arg(root().join("c-tests").join(format!("{name}.c")))
+    .arg("-o")
+    .arg(path);
+    if !matches!(how, How::Preloaded | How::ByHand) {
+        gcc.arg(library_with_soname())
+            .arg("-Wl,-rpath")
+            .arg(soname_dir());
+    }
+    run_well(Duration::from_secs(120), &mut gcc);
+}
+
+impl Program {
     /// The command that runs it with this client configuration.
     pub fn command(&self, config: &Path) -> Command {
         let mut run = match self.how {

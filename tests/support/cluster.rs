@@ -1,7 +1,7 @@
 //! Two node daemons in front of servers of the test's own; no lab involved.
 
 use super::programs::{self, Background, built, command};
-use super::wait_for;
+use super::{rdma, wait_for};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -24,8 +24,21 @@ pub struct Plan {
     pub node_lines: String,
     /// More lines for each `[[servers]]` entry.
     pub server_lines: String,
+    /// Where nodes listen for RDMA; each has a port of its own there.
+    pub rdma: Vec<std::net::IpAddr>,
+    /// Each node on a machine of its own, as far as the network goes.
+    pub separate: Option<Separate>,
     /// So many unanswered keep-alives are a lost node.
     pub lost_after: u32,
+}
+
+/// Where the nodes are, if not on the loopback interface of the test's own network.
+#[derive(Clone, Debug)]
+pub struct Separate {
+    /// Their addresses, for everything, RDMA too.
+    pub hosts: [Ipv4Addr; 2],
+    /// Their network namespaces.
+    pub netns: [&'static str; 2],
 }
 
 impl Plan {
@@ -38,6 +51,8 @@ impl Plan {
             advertise_via: [None, None],
             node_lines: String::new(),
             server_lines: String::new(),
+            rdma: rdma::device().into_iter().collect(),
+            separate: None,
             // A busy machine may keep one process from running for seconds: in most stories nothing is to be lost.
             lost_after: 100,
         }
@@ -50,12 +65,6 @@ pub struct Cluster {
     dir: tempfile::TempDir,
     key: SecretKey,
     nodes: [Option<Background>; 2],
-}
-
-/// The address of an RDMA device, in `make test-rdma`.
-pub fn rdma_device() -> Option<std::net::IpAddr> {
-    let addr = std::env::var("VIANET_TEST_RDMA").ok()?;
-    Some(addr.parse().expect("an address"))
 }
 
 /// The nodes' names.
@@ -92,7 +101,10 @@ impl Cluster {
 
     /// A node's address without a port.
     pub fn addr(&self, node: usize) -> Ipv4Addr {
-        Ipv4Addr::new(127, 0, self.plan.subnet, 11 + node as u8)
+        match &self.plan.separate {
+            Some(separate) => separate.hosts[node],
+            None => Ipv4Addr::new(127, 0, self.plan.subnet, 11 + node as u8),
+        }
     }
 
     /// Where a node is asked.
@@ -108,7 +120,16 @@ impl Cluster {
             .append(true)
             .open(self.log_path(node))
             .expect("the scratch directory can be written");
-        let mut vianetd = command(built("vianetd"));
+        let mut vianetd = match &self.plan.separate {
+            Some(separate) => {
+                // Of that network, and of this file system.
+                let mut ip = command("nsenter");
+                let netns = format!("--net=/run/netns/{}", separate.netns[node]);
+                ip.arg(netns).arg(built("vianetd"));
+                ip
+            }
+            None => command(built("vianetd")),
+        };
         vianetd
             .arg("--config")
             .arg(self.dir().join(format!("{}.toml", NODES[node])))
@@ -213,9 +234,15 @@ impl Cluster {
             .unwrap_or_default();
         // All nodes have the device's one address: a port for each.
         let rdma_port = 20_000 + 2 * u16::from(self.plan.subnet) + node as u16;
-        let rdma = rdma_device()
-            .map(|ip| format!("via_rdma = [\"{}\"]\n", SocketAddr::new(ip, rdma_port)))
-            .unwrap_or_default();
+        let separate = self.plan.separate.iter();
+        let own = separate.map(|separate| separate.hosts[node].into());
+        let addrs: Vec<_> = (self.plan.rdma.iter().copied().chain(own))
+            .map(|ip| SocketAddr::new(ip, rdma_port).to_string())
+            .collect();
+        let rdma = match addrs.is_empty() {
+            true => String::new(),
+            false => format!("via_rdma = {addrs:?}\n"),
+        };
         let mut text = format!(
             "node = \"{name}\"\ncluster = \"test\"\ncluster_id = \"000102030405060708090a0b0c0d0e0f\"\n\
              key_file = \"key\"\nstate_dir = \"state-{name}\"\nshm_dir = \"run\"\n{more}\n\
@@ -227,12 +254,16 @@ impl Cluster {
             more = self.plan.node_lines,
             lost_after = self.plan.lost_after,
         );
+        let source = match &self.plan.separate {
+            Some(_) => format!("upstream_source = \"{me}\"\n"),
+            None => String::new(),
+        };
         for (name, a, b) in &self.plan.servers {
             let upstream = [a, b][node];
             let _ = write!(
                 text,
                 "[[servers]]\nname = \"{name}\"\ninitial_active = {}\nupstream = \"{upstream}\"\n\
-                 advertise_tcp = \"{upstream}\"\n{}\n",
+                 advertise_tcp = \"{upstream}\"\n{source}{}\n",
                 node == 0,
                 self.plan.server_lines,
             );

@@ -1,6 +1,7 @@
 //! A cluster made by `vianet lab`, in a subnet of its own.
 
 use super::programs::{self, built, command, run_well, run_within};
+use super::rdma;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -15,7 +16,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// `vianet lab up` on 127.0.{subnet}.11 and .12.
+    /// `vianet lab up` on 127.0.{subnet}.11 and .12, and on the RDMA device under test where there is one.
     #[track_caller]
     pub fn up(engine: &str, subnet: u8) -> Self {
         // `.ci/leftovers` looks for this name.
@@ -28,13 +29,15 @@ impl Lab {
             let _ = std::fs::remove_dir_all(&dir);
         }
         let lab = Self { dir, subnet };
-        run_well(
-            LIMIT,
-            lab.command("up")
-                .args(["--engine", engine, "--subnet", &format!("127.0.{subnet}")])
-                // A busy machine keeps a daemon from running for a while, which is not what these stories are about.
-                .args(["--keepalive-ms", "1000"]),
-        );
+        let mut up = lab.command("up");
+        up.args(["--engine", engine, "--subnet", &format!("127.0.{subnet}")]);
+        // A busy machine keeps a daemon from running for a while, which is not what these stories are about.
+        up.args(["--keepalive-ms", "1000"]);
+        if let Some([a, b]) = rdma::addresses() {
+            // An emulated one.
+            up.args(["--rdma", &format!("{a},{b}"), "--patience", "6"]);
+        }
+        run_well(LIMIT, &mut up);
         lab
     }
 
@@ -77,6 +80,15 @@ impl Lab {
     #[track_caller]
     pub fn try_tell(&self, verb: &str, args: &[&str]) -> Output {
         run_within(LIMIT, self.command(verb).args(args))
+    }
+
+    /// A node's daemon.
+    #[track_caller]
+    pub fn daemon_pid(&self, node: &str) -> u32 {
+        let path = self.dir.join(node).join("daemon.pid");
+        let text = std::fs::read_to_string(&path).expect("a lab has one");
+        let word = text.split_whitespace().next();
+        word.and_then(|pid| pid.parse().ok()).expect("a process id")
     }
 
     /// What a node's daemon logged.

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod echo;
 pub mod lab;
 pub mod programs;
+pub mod rdma;
 pub mod sql_browser;
 pub mod sqlline;
 pub mod story;

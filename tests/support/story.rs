@@ -1,15 +1,17 @@
 //! One failover, told by everything that saw it: the wire, the client application, the library's journal, the daemons.
 //!
-//! A client application holds one connection to `ledger` by name, over VIA on TCP so that its packets can be seen. The
-//! active node is killed; the application goes on and never learns. The claims are read from the record.
+//! A client application holds one connection to `ledger` by name, over VIA on TCP so that its packets can be seen; or on an
+//! RDMA device, where nobody sees them: there the kernel's list of queue pairs and its counters, and what both ends say,
+//! stand for them. The active node is killed; the application goes on and never learns. The claims are read from the record.
 
 use super::c::How;
 use super::lab::Lab;
 use super::programs::install_below;
 use super::sqlline::SqlLine;
 use super::wire::{Capture, Kind, Packet, tcp_stream};
-use super::{wait_for, with_lab_cluster};
+use super::{rdma, wait_for, with_lab_cluster};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use vianet::resolve::identity::PublicKey;
 use vianet::resolve::keepalive::KeepAlive;
@@ -23,6 +25,8 @@ use vianet::via::packet::{self, Accepted, Connect, HEADER_BYTES, Header, Type};
 pub const QUERY_PORT: u16 = 1434;
 /// Where they listen for VIA packets.
 pub const VIA_PORT: u16 = 7434;
+/// Where they listen for VIA over RDMA.
+pub const RDMA_PORT: u16 = 7435;
 /// The server name, without and with its cluster.
 pub const SERVER: &str = "ledger";
 /// See [`SERVER`].
@@ -42,8 +46,10 @@ pub struct Story {
     pub status: [serde_json::Value; 2],
     /// The library's own log: `module: text`, in order.
     pub journal: Vec<String>,
-    /// What node-b's daemon logged.
-    pub log_b: String,
+    /// What the daemons logged.
+    pub logs: [String; 2],
+    /// What the RDMA device under test did for the application's connection to each node.
+    pub carried: Option<[Carried; 2]>,
     /// The application's `CONNECTED` lines.
     pub connects: Vec<String>,
     /// The application's descriptor before and after, as far as it can say.
@@ -74,13 +80,17 @@ impl Story {
                     .as_str()
                     .expect("the lab pins its key");
                 key = Some(PublicKey::from_hex(hex).expect("the lab's key"));
-                cluster.insert("transports".into(), vec!["tcp"].into());
+                let transport = rdma::device().map_or("tcp", |_| "rdma");
+                cluster.insert("transports".into(), vec![transport].into());
             })
         });
         let key = key.expect("was read");
         let journal = lab.dir().join("journal");
         // Who opens the library by hand opens the one that was installed.
-        let library = install_below(&lab.dir().join("installed")).join("lib/libvianet.so");
+        let library = match how {
+            How::ByHand => install_below(&lab.dir().join("installed")).join("lib/libvianet.so"),
+            _ => PathBuf::new(),
+        };
         let args = [NAME, &library.to_string_lossy()];
         let mut client = SqlLine::start_with(how, &config, &args, &[("VIANET_DEBUG", &journal)]);
         if how == How::ByHand {
@@ -93,8 +103,10 @@ impl Story {
             );
         }
 
-        client.sql("CREATE TABLE story (n INTEGER PRIMARY KEY, what TEXT)");
-        client.sql(&format!("INSERT INTO story VALUES (1, '{}')", ROWS[0]));
+        let first = Carried::by(&mut client, &lab, "node-a", |client| {
+            client.sql("CREATE TABLE story (n INTEGER PRIMARY KEY, what TEXT)");
+            client.sql(&format!("INSERT INTO story VALUES (1, '{}')", ROWS[0]));
+        });
         wait_for("the passive node's keep-alives", || {
             (pings(&capture.packets(), nodes, &key).len() >= 5).then_some(())
         });
@@ -108,8 +120,11 @@ impl Story {
         // A statement that is sent before the library has noticed may have reached the first server: it is not moved.
         wait_until_noticed(&journal);
         // The application notices nothing: no error, no reconnect, the next statement is answered.
-        client.sql(&format!("INSERT INTO story VALUES (2, '{}')", ROWS[1]));
-        let rows = client.sql("SELECT what FROM story ORDER BY n")["rows"].clone();
+        let mut rows = serde_json::Value::Null;
+        let second = Carried::by(&mut client, &lab, "node-b", |client| {
+            client.sql(&format!("INSERT INTO story VALUES (2, '{}')", ROWS[1]));
+            rows = client.sql("SELECT what FROM story ORDER BY n")["rows"].clone();
+        });
         let descriptors = [before, client.info("fd")];
         let answers = {
             let [a, b] = answers;
@@ -129,7 +144,8 @@ impl Story {
                 .lines()
                 .map(|line| without_origin(line).to_owned())
                 .collect(),
-            log_b: lab.daemon_log("node-b"),
+            logs: ["node-a", "node-b"].map(|node| lab.daemon_log(node)),
+            carried: first.zip(second).map(|(first, second)| [first, second]),
             connects,
             descriptors,
             rows,
@@ -172,17 +188,26 @@ impl Story {
 
     /// The application's VIA connections to a node: those on which its stream travelled.
     pub fn via_connections(&self, node: usize) -> Vec<ViaConnection> {
+        if let Some(carried) = &self.carried {
+            let opened = self.logs[node].lines().filter(|line| {
+                line.contains("event=\"channel-open\"") && line.contains("transport=rdma")
+            });
+            return opened
+                .map(|line| ViaConnection::logged(line, NODES[node], &carried[node]))
+                .collect();
+        }
         let to = SocketAddrV4::new(self.nodes[node], VIA_PORT);
         let syns = self
             .packets
             .iter()
             .filter(|p| p.dst == to && matches!(p.kind, Kind::Tcp { syn: true, .. }));
-        syns.map(|syn| ViaConnection {
-            begun: syn.at,
-            there: via_packets(&tcp_stream(&self.packets, syn.src, to)),
-            back: via_packets(&tcp_stream(&self.packets, to, syn.src)),
+        syns.filter_map(|syn| {
+            let there = via_packets(&tcp_stream(&self.packets, syn.src, to));
+            let back = via_packets(&tcp_stream(&self.packets, to, syn.src));
+            let data = |(header, _): &(Header, Vec<u8>)| header.kind == Type::Data;
+            let used = there.iter().any(data);
+            used.then(|| ViaConnection::seen(syn.at, there, back))
         })
-        .filter(|c| c.there.iter().any(|(header, _)| header.kind == Type::Data))
         .collect()
     }
 
@@ -219,36 +244,130 @@ pub fn wait_until_noticed(journal: &std::path::Path) {
     });
 }
 
-/// One TCP connection, read as VIA packets.
+/// The nodes' names.
+const NODES: [&str; 2] = ["node-a", "node-b"];
+
+/// One VIA connection of the application's.
+#[derive(Debug)]
 pub struct ViaConnection {
-    /// When the client's SYN was seen.
+    /// When the client's SYN was seen; over RDMA, when the node accepted.
     pub begun: Instant,
-    /// The client's packets.
-    pub there: Vec<(Header, Vec<u8>)>,
-    /// The node's packets.
-    pub back: Vec<(Header, Vec<u8>)>,
+    /// The name for which the connection was asked for.
+    pub server: String,
+    /// The node that accepted.
+    pub node: String,
+    /// In its accept.
+    pub generation: u64,
+    /// What carried it.
+    pub evidence: Evidence,
+}
+
+/// How it is known that the bytes travelled so.
+#[derive(Debug)]
+pub enum Evidence {
+    /// Every byte of the TCP connection, read as VIA packets: the client's, and the node's.
+    Packets([Vec<(Header, Vec<u8>)>; 2]),
+    /// The device.
+    Device(Carried),
 }
 
 impl ViaConnection {
-    /// What the client asked for.
-    pub fn connect(&self) -> (Header, Connect) {
-        let (header, payload) = self.there.first().expect("a client speaks first");
+    fn seen(begun: Instant, there: Vec<(Header, Vec<u8>)>, back: Vec<(Header, Vec<u8>)>) -> Self {
+        let (header, payload) = there.first().expect("a client speaks first");
         assert_eq!(header.kind, Type::Connect);
-        (
-            *header,
-            Connect::decode(Type::Connect, payload).expect("well formed"),
-        )
+        let asked = *header;
+        let connect = Connect::decode(Type::Connect, payload).expect("well formed");
+        let (header, payload) = back.first().expect("the node answers");
+        assert_eq!(header.kind, Type::Accept);
+        let accept = Accepted::decode(header.flags, payload).expect("well formed");
+        assert!(header.generation >= asked.generation);
+        assert!(accept.signature.is_some(), "the node signs for it");
+        Self {
+            begun,
+            server: connect.server,
+            node: accept.node,
+            generation: header.generation,
+            evidence: Evidence::Packets([there, back]),
+        }
     }
 
-    /// What the node accepted.
-    pub fn accept(&self) -> (Header, Accepted) {
-        let (header, payload) = self.back.first().expect("the node answers");
-        assert_eq!(header.kind, Type::Accept);
-        (
-            *header,
-            Accepted::decode(header.flags, payload).expect("well formed"),
-        )
+    /// From the line of the node that accepted. (That the accept was signed is in the library's journal.)
+    fn logged(line: &str, node: &str, carried: &Carried) -> Self {
+        let after = |key: &str| {
+            let rest = line.split(key).nth(1);
+            let value = rest.and_then(|rest| rest.split(' ').next());
+            value.unwrap_or_else(|| panic!("no {key} in {line}"))
+        };
+        Self {
+            begun: instant(
+                line.split_whitespace()
+                    .next()
+                    .expect("begins with its time"),
+            ),
+            server: after(" server=").trim_matches('"').to_owned(),
+            node: node.to_owned(),
+            generation: after(" generation=").parse().expect("a number"),
+            evidence: Evidence::Device(carried.clone()),
+        }
     }
+}
+
+/// What the RDMA device under test was seen to do while the application asked one node something.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// The application's working queue pairs.
+    pub application: usize,
+    /// The node daemon's.
+    pub daemon: usize,
+    /// Packets that the device sent, where it counts them.
+    pub packets: Option<u64>,
+}
+
+impl Carried {
+    /// While `ask` runs; `None` where there is no device under test.
+    #[track_caller]
+    fn by(
+        client: &mut SqlLine,
+        lab: &Lab,
+        node: &str,
+        ask: impl FnOnce(&mut SqlLine),
+    ) -> Option<Self> {
+        if rdma::device().is_none() {
+            ask(client);
+            return None;
+        }
+        let pid = lab.daemon_pid(node);
+        let pairs = |pid| rdma::queue_pairs_of(pid);
+        let device = pairs(client.pid()).first().map(|pair| pair.device.clone());
+        let device = device.expect("the application has a queue pair");
+        let before = rdma::packets_sent(&device);
+        ask(client);
+        let sent = rdma::packets_sent(&device).zip(before);
+        Some(Self {
+            application: pairs(client.pid()).len(),
+            daemon: pairs(pid).len(),
+            packets: sent.map(|(after, before)| after - before),
+        })
+    }
+}
+
+/// A moment in a daemon's log, `2026-11-27T21:51:52.123456Z`.
+fn instant(text: &str) -> Instant {
+    let number = |range| -> i32 {
+        let digits: Option<&str> = text.get(range);
+        digits
+            .and_then(|d| d.parse().ok())
+            .unwrap_or_else(|| panic!("{text}: no time"))
+    };
+    // SAFETY: a plain struct of numbers, for which zero is a value.
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    (tm.tm_year, tm.tm_mon, tm.tm_mday) = (number(0..4) - 1900, number(5..7) - 1, number(8..10));
+    (tm.tm_hour, tm.tm_min, tm.tm_sec) = (number(11..13), number(14..16), number(17..19));
+    // SAFETY: reads and writes only the struct.
+    let seconds = unsafe { libc::timegm(&raw mut tm) } as u64;
+    let at = std::time::Duration::new(seconds, number(20..26) as u32 * 1000);
+    let ago = SystemTime::now().duration_since(UNIX_EPOCH + at);
+    Instant::now() - ago.expect("in the past")
 }
 
 /// The stream as packets; panics where it is none. Only the end may be cut.

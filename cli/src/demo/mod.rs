@@ -61,7 +61,11 @@ pub fn run(args: Args) -> Outcome {
         args.engine.name()
     );
     let started = Instant::now();
-    let lab = Started(up::up(dir.path(), args.engine, subnet, None, &stop)?);
+    let lab = Started(up::up(
+        dir.path(),
+        up::Plan::new(args.engine, subnet),
+        &stop,
+    )?);
     println!("It stands after {} ms.\n", started.elapsed().as_millis());
     let verdict = perform(&lab.0, &stop).or_else(|failure| {
         stop.check()?;

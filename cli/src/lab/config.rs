@@ -5,6 +5,7 @@ use super::process::write_atomically;
 use crate::failure::{Doing, Outcome};
 use crate::keygen;
 use std::net::SocketAddr;
+use vianet::config::Client;
 use vianet::resolve::identity::{PublicKey, SecretKey, random_bytes};
 use vianet_node::config::{
     Authority, Hooks, Limits, Listen, Node, Peer, Protocol, Server, Upstream,
@@ -41,6 +42,7 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str) -> Outcome<Node> {
         listen: Listen {
             query: vec![query(node)],
             via_tcp: vec![SocketAddr::new(lab.host(node), VIA_PORT)],
+            via_rdma: lab.meta.rdma.iter().map(|path| path.addr(node)).collect(),
             shm: true,
             ..Listen::default()
         },
@@ -68,13 +70,23 @@ fn authority(lab: &Lab) -> Authority {
         },
         _ => Authority::default(),
     };
-    let Authority::Keepalive { interval_ms, .. } = &mut authority;
-    *interval_ms = lab.meta.keepalive_ms.unwrap_or(*interval_ms);
+    let n = u64::from(lab.meta.patience);
+    let Authority::Keepalive {
+        interval_ms,
+        start_wait_ms,
+        retry_ms,
+        ..
+    } = &mut authority;
+    *interval_ms = lab.meta.keepalive_ms.unwrap_or(*interval_ms * n);
+    *start_wait_ms *= n;
+    *retry_ms *= n;
     authority
 }
 
 fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
     let upstream = lab.upstream(node, name);
+    let patience = u64::from(lab.meta.patience);
+    let health_timeout_ms = Hooks::default().health_timeout_ms * patience;
     let program = std::env::current_exe().doing(|| "the path of this program")?;
     let hook = |what: &str| {
         let dir = lab.dir.to_string_lossy();
@@ -105,7 +117,7 @@ fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
         advertise_tcp: vec![upstream],
         advertise_dac: Vec::new(),
         advertise_np: None,
-        health_interval_ms: 250,
+        health_interval_ms: 250 * patience,
         health_failures: 3,
         promote_wait_ms: 30_000,
         hooks: match lab.meta.engine {
@@ -114,6 +126,7 @@ fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
                 promote: hook("promote"),
                 demote: hook("demote"),
                 health: hook("health"),
+                health_timeout_ms,
                 ..Hooks::default()
             },
             // A primary that is demoted is killed by the other node's fence hook.
@@ -121,6 +134,7 @@ fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
                 fence: hook("fence"),
                 promote: hook("promote"),
                 health: hook("health"),
+                health_timeout_ms,
                 ..Hooks::default()
             },
             // The one server is always writable: whether it takes connections is health enough.
@@ -141,16 +155,30 @@ fn client_toml(lab: &Lab, key: &PublicKey) -> String {
         }
         _ => "",
     };
+    let (usual, patience) = (Client::default(), u64::from(lab.meta.patience));
+    let limits = match patience {
+        1 => String::new(),
+        n => format!(
+            "deadline_ms = {}\nprobe_interval_ms = {}\n",
+            usual.deadline_ms * n,
+            usual.probe_interval_ms * n
+        ),
+    };
     let aliases: String = (lab.meta.engine.servers().iter())
         .map(|name| format!("{name} = '{CLUSTER}\\{name}'\n"))
         .collect();
+    // On one machine shared memory would always be taken.
+    let transports = match lab.meta.rdma.is_empty() {
+        true => "",
+        false => "transports = [\"rdma\", \"shm\", \"tcp\", \"plain\"]\n",
+    };
     let shm_dir = toml::Value::String(lab.run_dir().to_string_lossy().into_owned());
     format!(
         "# Written by `vianet lab up`. Use it with VIANET_CONFIG.\n\
-         shm_dir = {shm_dir}\n\n\
+         shm_dir = {shm_dir}\n{limits}\n\
          [clusters.{CLUSTER}]\n\
          nodes = [\"{a}\", \"{b}\"]\n\
-         public_key = \"{}\"\n{ledger}\n\
+         public_key = \"{}\"\n{transports}{ledger}\n\
          [aliases]\n{aliases}",
         key.to_hex()
     )

@@ -29,6 +29,8 @@ pub const SALES_PORT: u16 = 7432;
 pub const LEDGER_PORT: u16 = 7433;
 /// Port of VIA packets.
 pub const VIA_PORT: u16 = 7434;
+/// Port of VIA over RDMA.
+pub const RDMA_PORT: u16 = 7435;
 /// Port of the nodes' pages and metrics.
 pub const HTTP_PORT: u16 = 9180;
 /// Longest DIR: its sockets' paths have at most 107 bytes.
@@ -149,6 +151,38 @@ impl std::str::FromStr for Subnet {
     }
 }
 
+/// Two addresses of RDMA devices, node-a's and node-b's: one more path to each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RdmaPath([IpAddr; 2]);
+
+impl RdmaPath {
+    /// Where a node listens on it.
+    pub fn addr(self, node: NodeName) -> SocketAddr {
+        SocketAddr::new(self.0[node as usize], RDMA_PORT)
+    }
+}
+
+impl std::str::FromStr for RdmaPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let usage = || "write ADDR_A,ADDR_B: an address for node-a and another one for node-b";
+        let (a, b) = text.split_once(',').ok_or_else(usage)?;
+        let addr = |text: &str| text.parse::<IpAddr>().map_err(|e| format!("{text}: {e}"));
+        let both = [addr(a)?, addr(b)?];
+        if both[0] == both[1] {
+            return Err(usage().into());
+        }
+        let unusable = both
+            .iter()
+            .find(|ip| ip.is_loopback() || ip.is_unspecified());
+        match unusable {
+            Some(ip) => Err(format!("{ip} is no address of an RDMA device")),
+            None => Ok(Self(both)),
+        }
+    }
+}
+
 /// `lab.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Meta {
@@ -163,6 +197,12 @@ pub struct Meta {
     /// How often the nodes ask each other; `None`: as the engine wants it.
     #[serde(default)]
     pub keepalive_ms: Option<u64>,
+    /// Where its nodes are on RDMA devices, best first.
+    #[serde(default)]
+    pub rdma: Vec<RdmaPath>,
+    /// So many times as long as usual are intervals and time limits.
+    #[serde(default = "usual")]
+    pub patience: u32,
     /// `lab up` has finished.
     pub up: bool,
     /// `lab down --keep` was run: only files are left.
@@ -171,6 +211,10 @@ pub struct Meta {
     pub made_dir: bool,
     /// The user that PostgreSQL runs as, where it is not the lab's own.
     pub database_user: Option<String>,
+}
+
+fn usual() -> u32 {
+    1
 }
 
 /// A lab in its directory.

@@ -16,9 +16,10 @@ pub mod up;
 
 use crate::failure::{Failure, Outcome};
 use clap::Subcommand;
-use layout::{Engine, Lab, NodeName, Part, Subnet};
+use layout::{Engine, Lab, NodeName, Part, RdmaPath, Subnet};
 use process::Interrupt;
 use std::path::PathBuf;
+use up::Plan;
 
 pub use down::remove;
 
@@ -70,6 +71,13 @@ enum Command {
         /// for as long trusts itself no more.
         #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=10_000))]
         keepalive_ms: Option<u64>,
+        /// Addresses of an RDMA device, on which node-a and node-b listen too; again for one more path, best first. Two of
+        /// one device will do: `ip addr add` gives its interface a second one.
+        #[arg(long, value_name = "ADDR_A,ADDR_B")]
+        rdma: Vec<RdmaPath>,
+        /// Intervals and time limits N times as long, for a machine that is too slow or busy: an emulated one, say.
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+        patience: u32,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -123,12 +131,21 @@ fn carry_out(args: Args) -> Outcome {
         engine,
         subnet,
         keepalive_ms,
+        rdma,
+        patience,
     } = args.command
     {
         let dir = args.dir.ok_or_else(|| {
             Failure::refused("where? `vianet lab up --dir DIR`, for example --dir /tmp/lab")
         })?;
-        let lab = up::up(&dir, engine, subnet, keepalive_ms, &Interrupt::install()?)?;
+        let plan = Plan {
+            engine,
+            subnet,
+            keepalive_ms,
+            rdma,
+            patience,
+        };
+        let lab = up::up(&dir, plan, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);
         return Ok(());
     }

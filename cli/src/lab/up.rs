@@ -2,8 +2,8 @@
 
 use super::account::Account;
 use super::layout::{
-    Engine, HTTP_PORT, LEDGER_PORT, Lab, Meta, NodeName, Part, QUERY_PORT, SALES_PORT, Subnet,
-    VIA_PORT, node_host, shared_host,
+    Engine, HTTP_PORT, LEDGER_PORT, Lab, Meta, NodeName, Part, QUERY_PORT, RdmaPath, SALES_PORT,
+    Subnet, VIA_PORT, node_host, shared_host,
 };
 use super::process::Interrupt;
 use super::program::{Program, last_lines};
@@ -18,16 +18,38 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long the nodes may take to agree on who is active.
-const AGREE: Duration = Duration::from_secs(60);
+const AGREE: Duration = Duration::from_secs(120);
+
+/// What kind of lab is wanted.
+pub struct Plan {
+    /// The SQL servers.
+    pub engine: Engine,
+    /// Where on the loopback network.
+    pub subnet: Subnet,
+    /// How often the nodes ask each other; `None`: as the engine wants it.
+    pub keepalive_ms: Option<u64>,
+    /// And where on RDMA devices, best first.
+    pub rdma: Vec<RdmaPath>,
+    /// Intervals and time limits so many times as long as usual.
+    pub patience: u32,
+}
+
+impl Plan {
+    /// The usual one.
+    pub fn new(engine: Engine, subnet: Subnet) -> Self {
+        Self {
+            engine,
+            subnet,
+            keepalive_ms: None,
+            rdma: Vec::new(),
+            patience: 1,
+        }
+    }
+}
 
 /// Starts a lab in `dir`. On failure and on Ctrl-C everything is stopped and removed again.
-pub fn up(
-    dir: &Path,
-    engine: Engine,
-    subnet: Subnet,
-    keepalive_ms: Option<u64>,
-    stop: &Interrupt,
-) -> Outcome<Lab> {
+pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
+    let Plan { engine, subnet, .. } = plan;
     let daemon = daemon_program()?;
     let database_user = match engine {
         Engine::Embedded => None,
@@ -46,7 +68,9 @@ pub fn up(
             id: id.iter().map(|b| format!("{b:02x}")).collect(),
             engine,
             subnet,
-            keepalive_ms,
+            keepalive_ms: plan.keepalive_ms,
+            rdma: plan.rdma,
+            patience: plan.patience,
             up: false,
             down: false,
             made_dir,
@@ -114,7 +138,24 @@ fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome {
     for node in NodeName::ALL {
         start_daemon(lab, node, daemon)?;
     }
-    wait_until_agreed(lab, stop)
+    wait_until_agreed(lab, stop)?;
+    check_rdma(lab)
+}
+
+/// A daemon that cannot have RDMA does without; somebody who asked for it wants to know.
+fn check_rdma(lab: &Lab) -> Outcome {
+    for node in NodeName::ALL {
+        let path = lab.part_file(node, Part::Daemon, "log");
+        let log = fs::read_to_string(&path).doing(|| path.display().to_string())?;
+        if let Some(line) = log.lines().find(|l| l.contains("rdma-unavailable")) {
+            return Err(Failure::failed(format!(
+                "{} has no RDMA; `vianet doctor --rdma` looks for the cause: {}",
+                node.name(),
+                line.trim()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Every server name has an active node, and the other node is passive.

@@ -1,6 +1,6 @@
 /* A libpq program that knows nothing of vianet: `libpq CONNINFO` runs each line of its input as a statement and says what
- * came of it: `ok VALUE`, `failed MESSAGE`, or `lost` where the connection is gone. Then the next line connects again, by
- * the same words. */
+ * came of it: `ok VALUE`, `failed SQLSTATE MESSAGE`, or `lost SQLSTATE MESSAGE` where the connection is gone. Then the next
+ * line connects again, by the same words. A statement that asks for data says `copying`; lines are data then, up to `\\.`. */
 #include <stdio.h>
 #include <string.h>
 
@@ -11,18 +11,46 @@ PGconn *PQconnectdb(const char *conninfo);
 void PQfinish(PGconn *conn);
 int PQstatus(const PGconn *conn);
 char *PQerrorMessage(const PGconn *conn);
-PGresult *PQexec(PGconn *conn, const char *query);
+int PQsendQuery(PGconn *conn, const char *query);
 int PQresultStatus(const PGresult *res);
 int PQntuples(const PGresult *res);
 char *PQgetvalue(const PGresult *res, int row, int column);
+char *PQresultErrorField(const PGresult *res, int field);
+PGresult *PQgetResult(PGconn *conn);
+int PQputCopyData(PGconn *conn, const char *data, int size);
+int PQputCopyEnd(PGconn *conn, const char *error);
+int PQflush(PGconn *conn);
 void PQclear(PGresult *res);
-enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2 };
+enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2, PGRES_COPY_IN = 4 };
+
+static void say(const char *what, const char *text);
+
+/* With the SQLSTATE before it, `-` where the server gave none. */
+static void say_error(const char *what, const PGconn *conn, const PGresult *res) {
+    char whole[8192];
+    const char *state = PQresultErrorField(res, 'C');
+    snprintf(whole, sizeof whole, "%s %s", state ? state : "-", PQerrorMessage(conn));
+    say(what, whole);
+}
 
 static void say(const char *what, const char *text) {
     printf("%s ", what);
     for (; *text; text++) putchar(*text == '\n' ? ' ' : *text);
     printf("\n");
     fflush(stdout);
+}
+
+/* The first result: PQexec would put the server's last words and the loss of it together, and lose the SQLSTATE. */
+static PGresult *results(PGconn *conn) {
+    PGresult *first = NULL, *next;
+    while ((next = PQgetResult(conn)) != NULL) {
+        if (first)
+            PQclear(next);
+        else
+            first = next;
+        if (PQresultStatus(first) == PGRES_COPY_IN) break;
+    }
+    return first;
 }
 
 int main(int argc, char **argv) {
@@ -38,16 +66,28 @@ int main(int argc, char **argv) {
             conn = NULL;
             continue;
         }
-        PGresult *res = PQexec(conn, line);
+        PQsendQuery(conn, line);
+        PGresult *res = results(conn);
+        if (PQresultStatus(res) == PGRES_COPY_IN) {
+            say("copying", "");
+            PQclear(res);
+            while (fgets(line, sizeof line, stdin) && strcmp(line, "\\.\n") != 0) {
+                PQputCopyData(conn, line, (int)strlen(line));
+                PQflush(conn);
+                say("ok", "");
+            }
+            PQputCopyEnd(conn, NULL);
+            res = results(conn);
+        }
         int status = PQresultStatus(res);
         if (status == PGRES_TUPLES_OK && PQntuples(res) == 1)
             say("ok", PQgetvalue(res, 0, 0));
         else if (status == PGRES_COMMAND_OK)
             say("ok", "");
         else if (PQstatus(conn) != CONNECTION_OK)
-            say("lost", PQerrorMessage(conn));
+            say_error("lost", conn, res);
         else
-            say("failed", PQerrorMessage(conn));
+            say_error("failed", conn, res);
         PQclear(res);
         if (PQstatus(conn) != CONNECTION_OK) {
             PQfinish(conn);

@@ -72,6 +72,8 @@ pub(super) struct Session {
     /// The transport broke; the client may resume until then.
     pub(super) parked_until: Option<Duration>,
     pub(super) resume: Duration,
+    /// The channel came by a resumption.
+    carried: bool,
     client_shut: bool,
     end: UpstreamEnd,
     /// Both directions ended; the last bytes may take until then.
@@ -117,6 +119,7 @@ impl Session {
             wire_event: true,
             parked_until: None,
             resume,
+            carried: false,
             client_shut: false,
             end: UpstreamEnd::Open,
             complete_by: None,
@@ -142,6 +145,7 @@ impl Session {
     /// The same session on a new channel.
     pub(super) fn resumed(&mut self, channel: Channel) {
         self.channel = channel;
+        self.carried = true;
         self.parked_until = None;
         self.wire_event = true;
     }
@@ -239,9 +243,7 @@ impl Session {
             return None;
         }
         let why = match self.channel.broken()? {
-            Broken::Transport(_)
-                if self.channel.wire.transport() != Transport::Shm && !self.resume.is_zero() =>
-            {
+            Broken::Transport(_) if self.may_come_back() && !self.resume.is_zero() => {
                 self.parked_until = Some(now + self.resume);
                 return None;
             }
@@ -262,11 +264,21 @@ impl Session {
         None
     }
 
+    /// Shared memory breaks by the end of the client alone; unless that came here by a resumption, which it may have given up
+    /// before it knew that it was accepted.
+    fn may_come_back(&self) -> bool {
+        self.channel.wire.transport() != Transport::Shm || self.carried
+    }
+
     fn time_limits(&mut self, now: Duration) -> Option<Turn> {
         if let Some(until) = self.parked_until
             && now >= until
         {
-            return Some(Turn::Over("not-resumed"));
+            if self.channel.wire.transport() != Transport::Shm {
+                return Some(Turn::Over("not-resumed"));
+            }
+            self.parked_until = None;
+            self.draining = Some((now + LAST_BYTES, "client-gone"));
         }
         let (until, why) = self.draining?;
         let done = match self.upstream_gone {

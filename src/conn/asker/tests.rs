@@ -97,6 +97,8 @@ fn cluster(nodes: &[SocketAddr]) -> Cluster {
         transports: vec![Transport::Tcp, Transport::Plain],
         strict: false,
         raw_failover: RawFailover::Reset,
+        session: Default::default(),
+        on_unknown: Default::default(),
         servers: Default::default(),
     }
 }

@@ -11,6 +11,9 @@ impl Conn {
         let Ok(_rx) = self.control.rx.lock(Some(Duration::ZERO)) else {
             return false; // a receiver is inside: nobody needs a pump
         };
+        if self.control.held.load(Ordering::Acquire) {
+            return false; // a resumption copies what it would consume
+        }
         let mut pumped = false;
         if let Some(channel) = self.channel() {
             // A fast reader is served on; the bound leaves the thread to the other connections.
@@ -45,7 +48,9 @@ impl Conn {
             any = true;
             self.asks(&channel);
             // There is room: all of it is accepted, or the channel is broken, which its own way tells.
-            let _ = channel.send(&[IoSlice::new(&buffer[..n])], crate::via::channel::Wait::No);
+            let written = [IoSlice::new(&buffer[..n])];
+            let (wait, tap) = (crate::via::channel::Wait::No, self.followed.tap());
+            let _ = channel.send_tapped(&written, wait, channel.kicks(), tap);
             self.control.sent.fetch_add(n as u64, Ordering::Relaxed);
             self.control
                 .sent_here

@@ -162,9 +162,10 @@ impl Conn {
         };
         let asleep = wait != crate::via::channel::Wait::No;
         self.control.rx_asleep.store(asleep, Ordering::Release);
-        let got = match peek {
-            true => channel.peek(buffer, wait),
-            false => channel.recv_since(buffer, wait, kicks),
+        let got = match (peek, self.followed.tap()) {
+            (true, _) => channel.peek(buffer, wait),
+            (false, None) => channel.recv_since(buffer, wait, kicks),
+            (false, Some(tap)) => channel.recv_tapped(buffer, wait, kicks, tap),
         };
         self.control.rx_asleep.store(false, Ordering::Release);
         match got {
@@ -223,7 +224,7 @@ impl Conn {
         let wait = patience.channel_wait(self.config.spin_us);
         let asleep = wait != crate::via::channel::Wait::No;
         self.control.tx_asleep.store(asleep, Ordering::Release);
-        let sent = channel.send_since(data, wait, kicks);
+        let sent = channel.send_tapped(data, wait, kicks, self.followed.tap());
         self.control.tx_asleep.store(false, Ordering::Release);
         match sent {
             Ok(0) => {

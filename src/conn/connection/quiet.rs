@@ -1,6 +1,7 @@
 //! Whether the open stream may move to another server (DESIGN section 9).
 
 use super::*;
+use crate::config;
 
 impl Conn {
     /// Whether the open stream could move now. For the I/O thread while suspended, or for reports.
@@ -17,6 +18,18 @@ impl Conn {
         });
         observer.received((read_to > asked_at && answered).into());
         observer.movable(channel.map_or(0, |channel| channel.acked()))
+    }
+
+    /// Nothing is on its way in either direction, as far as is known here, and nothing is waited for.
+    pub fn is_quiet(&self) -> bool {
+        // Part of a message that is held back is not read.
+        let come = self.channel().map_or(0, |channel| channel.come());
+        self.readable() == 0 && come == 0 && self.movable() == Movable::Yes
+    }
+
+    /// What was sent has had no answer yet.
+    pub fn is_waiting(&self) -> bool {
+        self.movable() != Movable::Yes
     }
 
     /// The channel in use is about to be replaced: a wire knows only of answers that came over itself.
@@ -36,16 +49,21 @@ impl Conn {
 
     /// What to do with the open stream when its server is lost.
     pub fn raw_failover(&self) -> RawFailover {
-        self.name
-            .cluster_config(&self.config)
-            .map_or(RawFailover::Reset, |cluster| {
-                let server = cluster
-                    .servers
-                    .iter()
-                    .find(|(n, _)| n.eq_ignore_ascii_case(&self.name.server));
-                server
-                    .and_then(|(_, server)| server.raw_failover)
-                    .unwrap_or(cluster.raw_failover)
-            })
+        self.setting(|server| server.raw_failover, |cluster| cluster.raw_failover)
+    }
+
+    /// What the configuration says for this server name, or else for its cluster.
+    pub(super) fn setting<T: Default>(
+        &self,
+        of_server: impl Fn(&config::Server) -> Option<T>,
+        of_cluster: impl Fn(&config::Cluster) -> T,
+    ) -> T {
+        let Some(cluster) = self.name.cluster_config(&self.config) else {
+            return T::default();
+        };
+        let server = cluster.server(&self.name.server);
+        server
+            .and_then(of_server)
+            .unwrap_or_else(|| of_cluster(cluster))
     }
 }

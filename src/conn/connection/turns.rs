@@ -26,6 +26,8 @@ impl Conn {
         let old = self.channel();
         self.keep_quiet(same_stream);
         if let Some(old) = &old {
+            // First: what somebody read out of the bell is not unread.
+            old.hold_reads();
             let unread = drain(old);
             if !same_stream {
                 rx.left.extend_from_slice(&unread);
@@ -37,7 +39,12 @@ impl Conn {
             self.control.sent_here.store(0, Ordering::Relaxed);
         }
         let epoch = self.control.epoch.load(Ordering::Relaxed).wrapping_add(1);
-        self.slow.lock().channel = Some((epoch, Arc::clone(fresh)));
+        {
+            // Under this lock, which fork takes: a child knows either the channel before or that it is not the only one.
+            let mut slow = self.slow.lock();
+            slow.channel = Some((epoch, Arc::clone(fresh)));
+            self.control.forked.store(false, Ordering::Release);
+        }
         rx.channel = Some((epoch, Arc::clone(fresh)));
         tx.channel = Some((epoch, Arc::clone(fresh)));
         self.control
@@ -47,18 +54,39 @@ impl Conn {
         // The phase before the bell: who is woken by the bell must find the calls open.
         self.control.set_phase(Phase::Established);
         fresh.activate();
-        if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {
-            bell.ring(&rx.left[..1]);
-            rx.rung = true;
-        }
+        self.ring_for(rx);
         if same_stream && self.control.write_shut.load(Ordering::Acquire) {
             let _ = fresh.shutdown_write();
         }
         true
     }
 
+    /// Lets the calls go on with the channel in use, after [`Conn::suspend`] or [`Conn::hold_calls`]. False: not now.
+    pub fn reopen(&self, channel: &Channel) -> bool {
+        let (Some(_rx), Some(_tx)) = (
+            self.try_hold(&self.control.rx),
+            self.try_hold(&self.control.tx),
+        ) else {
+            return false;
+        };
+        channel.hold();
+        self.control.held.store(false, Ordering::Release);
+        // The phase before the bell, as above.
+        self.control.set_phase(Phase::Established);
+        channel.activate();
+        true
+    }
+
+    /// Makes bytes of an earlier channel readable.
+    pub(super) fn ring_for(&self, rx: &mut Receiving) {
+        if let (false, false, Some(bell)) = (rx.left.is_empty(), rx.rung, &*self.bell.lock()) {
+            bell.ring(&rx.left[..1]);
+            rx.rung = true;
+        }
+    }
+
     /// Takes a direction's lock. Who holds it is woken and finds the phase closed.
-    fn try_hold<'a>(&self, lock: &'a lock::RawLock) -> Option<RawGuard<'a>> {
+    pub(super) fn try_hold<'a>(&self, lock: &'a lock::RawLock) -> Option<RawGuard<'a>> {
         for _ in 0..TRIES {
             match lock.lock(Some(TRY)) {
                 Ok(guard) => return Some(guard),
@@ -68,17 +96,34 @@ impl Conn {
         None
     }
 
-    /// Keeps receivers off the old channel while a resumption copies its rings (senders are kept off by the phase);
-    /// `install` or `release_reads` ends it. False: somebody is inside still.
+    /// Keeps receivers off the old channel while a resumption copies its rings (senders are kept off by the phase), those
+    /// too that read the descriptor without the library; `install` or `release_reads` ends it. False: somebody is inside
+    /// still.
     pub fn hold_calls(&self) -> bool {
         self.control.held.store(true, Ordering::Release);
-        self.try_hold(&self.control.rx).is_some() && self.sends_are_settled()
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
+        if let Some(channel) = self.channel() {
+            channel.hold_reads();
+        }
+        self.sends_are_settled()
     }
 
-    /// See [`Conn::hold_calls`].
-    pub fn release_reads(&self) {
+    /// See [`Conn::hold_calls`]. False: not now.
+    pub fn release_reads(&self) -> bool {
+        if !self.control.held.load(Ordering::Acquire) {
+            return true;
+        }
+        let Some(_rx) = self.try_hold(&self.control.rx) else {
+            return false;
+        };
         self.control.held.store(false, Ordering::Release);
+        if let Some(channel) = self.channel() {
+            channel.open_reads();
+        }
         self.kick();
+        true
     }
 
     /// Makes calls wait; bytes that arrived stay readable. [`Conn::block_writes`] goes with it.
@@ -136,6 +181,9 @@ impl Conn {
     pub fn lose(&self, error: Option<Error>) {
         let errno = error.as_ref().map_or(0, Error::errno);
         let was = self.control.phase();
+        if was == Phase::Lost {
+            return;
+        }
         self.slow.lock().lost = error;
         self.control.error.store(errno, Ordering::Release);
         self.control.so_error.store(errno, Ordering::Release);
@@ -166,8 +214,8 @@ impl Conn {
 }
 
 /// What `old` delivered and nobody has read.
-fn drain(old: &Channel) -> Vec<u8> {
-    let mut unread = vec![0; old.readable()];
+pub(super) fn drain(old: &Channel) -> Vec<u8> {
+    let mut unread = vec![0; old.come()];
     let mut done = 0;
     while done < unread.len() {
         match old.rx.pop(&mut unread[done..]) {

@@ -5,18 +5,18 @@ use super::*;
 impl Driver {
     /// Takes over a connection that stands: the machine is led to where it is.
     pub fn adopt(&mut self, todo: &mut Todo<'_>) {
-        let (answer, channel) = {
+        let (answer, used, channel) = {
             let slow = self.conn.slow.lock();
             (
                 slow.answer.clone(),
+                slow.endpoint,
                 slow.channel.as_ref().map(|(_, c)| Arc::clone(c)),
             )
         };
-        let (Some(answer), Some(channel)) = (answer, channel) else {
+        let (Some(answer), Some(used), Some(channel)) = (answer, used, channel) else {
             self.over = true;
             return;
         };
-        let transport = channel.wire.transport();
         let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
         let mut story = vec![
             Event::Start,
@@ -33,11 +33,11 @@ impl Driver {
             let mut wanted = None;
             while let Some(action) = self.machine.poll_action() {
                 if let Action::Connect { endpoint, .. } = action {
-                    wanted = Some(endpoint.transport);
+                    wanted = Some(endpoint);
                 }
             }
             match wanted {
-                Some(t) if t == transport => story.push(Event::ChannelUp {
+                Some(endpoint) if endpoint == used => story.push(Event::ChannelUp {
                     node: node.clone(),
                     generation,
                 }),

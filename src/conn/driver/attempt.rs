@@ -3,9 +3,29 @@
 use super::*;
 
 pub(super) struct Attempt {
-    pub(super) connecting: Box<dyn Connecting>,
-    pub(super) endpoint: Endpoint,
-    pub(super) resume: bool,
+    connecting: Box<dyn Connecting>,
+    endpoint: Endpoint,
+    kind: Kind,
+}
+
+/// What a connect is for.
+pub(super) enum Purpose {
+    Connect,
+    Resume(Resume),
+    Scout,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Connect,
+    Resume,
+    Scout,
+}
+
+impl Attempt {
+    pub(super) fn wait_fd(&self) -> BorrowedFd<'_> {
+        self.connecting.wait_fd()
+    }
 }
 
 impl Driver {
@@ -15,17 +35,24 @@ impl Driver {
             return;
         };
         // It may go on with another descriptor: what is watched is brought up to date around the step.
-        todo.set.forget(attempt.connecting.wait_fd());
-        match attempt.connecting.advance() {
+        todo.set.forget(attempt.wait_fd());
+        let outcome = match attempt.kind {
+            Kind::Scout => attempt
+                .connecting
+                .scout()
+                .map(|stands| stands.map(|()| None)),
+            _ => attempt.connecting.advance().map(|made| made.map(Some)),
+        };
+        match outcome {
             Poll::Pending => {
-                let (fd, interest) = (attempt.connecting.wait_fd(), attempt.connecting.interest());
+                let (fd, interest) = (attempt.wait_fd(), attempt.connecting.interest());
                 todo.set
                     .watch(fd, Token::Connecting(self.conn.id), interest, false);
             }
             Poll::Ready(outcome) => {
                 let attempt = self.attempt.take().expect("looked at above");
                 drop(attempt.connecting);
-                self.connected(todo, attempt.endpoint.transport, attempt.resume, outcome);
+                self.connected(todo, attempt.endpoint.transport, attempt.kind, outcome);
             }
         }
     }
@@ -34,18 +61,25 @@ impl Driver {
         &mut self,
         todo: &mut Todo<'_>,
         transport: Transport,
-        resume: bool,
-        outcome: Result<Channel, ConnectError>,
+        kind: Kind,
+        outcome: Result<Option<Channel>, ConnectError>,
     ) {
         let event = match outcome {
-            Ok(channel) => {
+            Ok(Some(channel)) => {
                 let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
                 self.fresh = Some(Arc::new(channel));
-                match resume {
-                    true => Event::Resumed,
-                    false => Event::ChannelUp { node, generation },
+                if let (Kind::Resume, Some(old)) = (kind, &self.current) {
+                    // If it works: it was left for a better path, and from here on nobody uses it.
+                    old.fail(Broken::Transport("left for a better path".into()));
+                }
+                match kind {
+                    Kind::Resume => Event::Resumed,
+                    _ => Event::ChannelUp { node, generation },
                 }
             }
+            Ok(None) => Event::PathStands {
+                quiet: self.may_return(),
+            },
             Err(error) => {
                 crate::log!(
                     log::Level::Debug,
@@ -53,13 +87,14 @@ impl Driver {
                     "{}: {transport}: {error:?}",
                     self.conn.name
                 );
-                self.failed(transport, error, resume)
+                self.failed(transport, error, kind)
             }
         };
         self.event(todo, event);
     }
 
-    fn failed(&mut self, transport: Transport, error: ConnectError, resume: bool) -> Event {
+    fn failed(&mut self, transport: Transport, error: ConnectError, kind: Kind) -> Event {
+        let resume = kind == Kind::Resume;
         let (event, why) = match error {
             ConnectError::Rejected(reason) => {
                 let unknown = reason == crate::via::RejectReason::UnknownChannel;
@@ -76,9 +111,13 @@ impl Driver {
             }
             ConnectError::NotAuthentic(why) => (Event::VerifyFailed, why),
         };
+        if kind == Kind::Scout {
+            // The channel in use is none the worse for it.
+            return event;
+        }
         if resume {
             // Until the next attempt what has arrived can be read.
-            self.conn.release_reads();
+            self.release_reads();
         }
         self.tried.retain(|(t, _)| *t != transport);
         self.tried.push((transport, why.clone()));
@@ -91,13 +130,17 @@ impl Driver {
         todo: &mut Todo<'_>,
         endpoint: Endpoint,
         min_generation: Generation,
-        resume: Option<Resume>,
+        purpose: Purpose,
     ) {
         let Some(answer) = self.machine.answer().cloned() else {
             return;
         };
         let conn = &self.conn;
-        let resuming = resume.is_some();
+        let (kind, resume) = match purpose {
+            Purpose::Connect => (Kind::Connect, None),
+            Purpose::Resume(resume) => (Kind::Resume, Some(resume)),
+            Purpose::Scout => (Kind::Scout, None),
+        };
         // Nobody accepts a plain connection: it has the generation of the answer that led to it.
         let min_generation = match endpoint.transport {
             Transport::Plain => min_generation.max(answer.generation),
@@ -126,11 +169,11 @@ impl Driver {
                 self.attempt = Some(Attempt {
                     connecting,
                     endpoint,
-                    resume: resuming,
+                    kind,
                 });
                 self.advance(todo);
             }
-            Err(error) => self.connected(todo, endpoint.transport, resuming, Err(error)),
+            Err(error) => self.connected(todo, endpoint.transport, kind, Err(error)),
         }
     }
 
@@ -138,6 +181,7 @@ impl Driver {
         let Some(old) = self.current.clone() else {
             return;
         };
+        self.reads_owed = false;
         if !self.conn.hold_calls() {
             // Later, within the time that the machine gives this endpoint.
             self.resume_owed = Some(endpoint);
@@ -149,19 +193,73 @@ impl Driver {
             old,
         };
         let generation = self.machine.generation();
-        self.connect(todo, endpoint, generation, Some(resume));
+        self.connect(todo, endpoint, generation, Purpose::Resume(resume));
+    }
+
+    /// Whether the path that the channel left stands again; only where that could be made use of.
+    pub(super) fn scout(&mut self, todo: &mut Todo<'_>, endpoint: Endpoint) {
+        if !self.may_return() {
+            let _ = self.machine.handle(todo.now, Event::NotQuiet);
+            return;
+        }
+        let generation = self.machine.generation();
+        self.connect(todo, endpoint, generation, Purpose::Scout);
+    }
+
+    /// Whether the channel in use, which works, may be left for a better path now. Not where a forked process may have it: that
+    /// one could not follow.
+    fn may_return(&self) -> bool {
+        let shared = self.conn.control.forked.load(Ordering::Acquire);
+        self.unused.is_none() && !self.back_owed && !shared && self.conn.is_quiet()
+    }
+
+    /// The better path could not be had: the calls go on with the channel in use, once no thread is inside.
+    pub(super) fn go_back(&mut self, todo: &mut Todo<'_>) {
+        self.back_owed = true;
+        self.come_back(todo);
+    }
+
+    pub(super) fn come_back(&mut self, todo: &mut Todo<'_>) {
+        let Some(channel) = self.current.clone() else {
+            return;
+        };
+        if !self.back_owed || !self.conn.reopen(&channel) {
+            return;
+        }
+        self.back_owed = false;
+        self.reads_owed = false;
+        self.level_owed = None;
+        self.tried.clear();
+        self.why.clear();
+        self.watch_wire(todo, &channel);
+        // What happened while nobody watched; and it is watched again.
+        self.wire_ready(todo);
+        if self.linger.is_some() {
+            self.linger = Some(todo.now + LINGER);
+            self.say_goodbye(todo);
+        }
     }
 
     pub(super) fn abandon(&mut self, todo: &mut Todo<'_>) {
         todo.queries.leave(self.conn.id);
         self.resume_owed = None;
         if let Some(attempt) = self.attempt.take() {
-            todo.set.forget(attempt.connecting.wait_fd());
+            todo.set.forget(attempt.wait_fd());
+            if attempt.kind != Kind::Scout {
+                let why = format!("no answer of {} in time", attempt.endpoint.addr);
+                self.tried.push((attempt.endpoint.transport, why));
+            }
         }
         if let Some(fresh) = self.fresh.take() {
             fresh.end(EndReason::Closed);
         }
-        self.conn.release_reads();
+        self.release_reads();
+    }
+
+    /// Ends what [`Driver::resume`] began, now or when it can. Not where the channel that the calls know was carried on
+    /// already: what they would read there comes again.
+    pub(super) fn release_reads(&mut self) {
+        self.reads_owed = self.unused != Some(true) && !self.conn.release_reads();
     }
 
     pub(super) fn establish(&mut self, todo: &mut Todo<'_>) {
@@ -183,10 +281,14 @@ impl Driver {
             let mut slow = self.conn.slow.lock();
             slow.node = fresh.accept.node.clone();
             slow.answer = self.machine.answer().cloned();
+            slow.endpoint = self.machine.endpoint();
             slow.why_not_better = self.why_not_better(transport);
         }
         if same_stream {
             self.conn.control.resumptions.fetch_add(1, Ordering::AcqRel);
+        }
+        if transport == Transport::Rdma {
+            leaving::watch(&self.conn);
         }
         self.watch_wire(todo, &fresh);
         self.current = Some(fresh);

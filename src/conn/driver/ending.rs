@@ -60,6 +60,46 @@ impl Driver {
             .is_some_and(|channel| channel.rx.finished() && channel.acked() == channel.accepted())
     }
 
+    /// The server of a connection that stood is lost. Where its protocol is followed, that has the last word.
+    pub(super) fn lose_session(&mut self, todo: &mut Todo<'_>, error: Error) {
+        // A server that had ended its direction has said its own; nobody hears what follows a close.
+        let ends = |channel: &Arc<Channel>| channel.rx.finished();
+        let silent = self.ended || self.linger.is_some() || self.current.as_ref().is_some_and(ends);
+        if silent || !self.conn.is_followed() {
+            return self.lose(todo, Some(error));
+        }
+        if let Some(channel) = &self.current {
+            // What arrived counts.
+            let _ = channel.drive();
+            todo.set.forget(channel.wire.wait_fd());
+        }
+        self.conn.suspend();
+        self.last_words = Some(error);
+        self.speak(todo);
+    }
+
+    fn speak(&mut self, todo: &mut Todo<'_>) {
+        let Some(error) = self.last_words.take() else {
+            return;
+        };
+        match self.conn.last_words(error) {
+            Ok((error, standing)) => {
+                crate::log!(
+                    log::Level::Info,
+                    "conn",
+                    "{}: the session ends, lost while {standing:?}: {}",
+                    self.conn.name,
+                    match &error {
+                        Some(_) => "it is reset",
+                        None => "its protocol says so",
+                    }
+                );
+                self.lose(todo, error);
+            }
+            Err(error) => self.last_words = Some(error),
+        }
+    }
+
     /// Ends the application's side. Bytes that arrived can still be read; [`Driver::settle`] does the rest.
     pub(super) fn lose(&mut self, todo: &mut Todo<'_>, error: Option<Error>) {
         if self.conn.control.phase() == Phase::Connecting {
@@ -100,9 +140,13 @@ impl Driver {
     /// What the connection's calls were in the way of.
     pub(super) fn catch_up(&mut self, todo: &mut Todo<'_>) {
         self.pay_level();
+        if std::mem::take(&mut self.reads_owed) {
+            self.release_reads();
+        }
         if self.ended {
             return;
         }
+        self.speak(todo);
         let open = |channel: &Arc<Channel>| !channel.tx.finished();
         if self.may_end() && self.current.as_ref().is_some_and(open) {
             self.conn.finish_writes();
@@ -116,6 +160,7 @@ impl Driver {
         {
             self.resume(todo, endpoint);
         }
+        self.come_back(todo);
         self.put_to_use(todo);
     }
 
@@ -168,6 +213,10 @@ impl Driver {
         if self.over {
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);
+            todo.queries.leave(self.conn.id);
+            if let Some(attempt) = self.attempt.take() {
+                todo.set.forget(attempt.wait_fd());
+            }
             if let Some(channel) = self.current.take() {
                 todo.set.forget(channel.wire.wait_fd());
             }
@@ -180,7 +229,7 @@ impl Driver {
             set.forget(rustix::fd::AsFd::as_fd(&bell.far));
         }
         if let Some(attempt) = self.attempt.take() {
-            set.forget(attempt.connecting.wait_fd());
+            set.forget(attempt.wait_fd());
         }
         let current = self.current.take();
         if let Some(channel) = &current {

@@ -26,6 +26,10 @@ impl Driver {
     /// Whether the suspended stream can move to another server, or why not; `None`: a thread is stopped inside a send, and
     /// nobody knows what that has sent.
     fn judge(&self, todo: &Todo<'_>) -> Option<Result<(), String>> {
+        if let Some(reason) = self.conn.followed.reason(self.current.as_deref()) {
+            let (word, text) = (reason.name(), reason.text());
+            return Some(Err(format!("the session is not movable: {word} ({text})")));
+        }
         if self.conn.raw_failover() == RawFailover::Reset {
             return Some(Err("raw_failover is \"reset\"".into()));
         }

@@ -37,7 +37,9 @@ impl Driver {
 
     /// Ticks of a channel whose application waits inside.
     pub fn tick(&mut self, todo: &mut Todo<'_>) {
-        if let Some(channel) = &self.current {
+        // Nothing may move on a channel that is being left.
+        let held = self.conn.control.held.load(Ordering::Acquire);
+        if let Some(channel) = self.current.as_ref().filter(|_| !held) {
             channel.tick();
         }
         // A thread that spins may have found the break, and sleeps in a poll of the descriptor now.
@@ -100,6 +102,10 @@ impl Driver {
             Broken::Transport(text) => {
                 self.failed_at = Some(todo.now);
                 self.why = text.clone();
+                if let Some(channel) = &self.current {
+                    self.tried
+                        .push((channel.wire.transport(), format!("broke: {text}")));
+                }
                 self.event(todo, Event::ChannelBroken);
             }
         }

@@ -23,6 +23,9 @@ fn policy() -> Policy {
         retry_first: ms(20),
         retry_max: ms(500),
         suspect: ms(1_000),
+        return_first: ms(4_000),
+        return_max: ms(120_000),
+        return_again: ms(1_000),
     }
 }
 
@@ -128,6 +131,13 @@ fn steps() -> Vec<(&'static str, Run)> {
     let leaving = [Event::Leaving];
     let broken = || after(Run::established(), &[Event::ChannelBroken]);
     let resuming = || after(broken(), &[Event::NodeAlive]);
+    let elsewhere = || after(resuming(), &[Event::Resumed]);
+    let scouting = || {
+        let mut run = elsewhere();
+        run.wait();
+        run
+    };
+    let returning = || after(scouting(), &[Event::PathStands { quiet: true }]);
     let lost = || after(Run::established(), &[Event::NodeLost]);
     vec![
         ("Idle", fresh()),
@@ -148,6 +158,9 @@ fn steps() -> Vec<(&'static str, Run)> {
             after(resuming(), &[refused(), refused()]),
         ),
         ("Resuming", resuming()),
+        ("Established, elsewhere", elsewhere()),
+        ("Established/scouting", scouting()),
+        ("Resuming/returning", returning()),
         ("FailingOver/asking", lost()),
         ("FailingOver/waiting", after(lost(), &[nobody])),
         (
@@ -166,6 +179,8 @@ fn steps() -> Vec<(&'static str, Run)> {
             after(resuming(), &[refused(), refused(), Event::Leaving]),
         ),
         ("Resuming, leaving", after(resuming(), &leaving)),
+        ("Established/scouting, leaving", after(scouting(), &leaving)),
+        ("Resuming/returning, leaving", after(returning(), &leaving)),
     ]
 }
 
@@ -227,13 +242,20 @@ fn events() -> Vec<(String, Event)> {
         Event::NodeLost,
         Event::NodeAlive,
         Event::Resumed,
+        Event::PathStands { quiet: true },
+        Event::PathStands { quiet: false },
+        Event::NotQuiet,
         Event::ResumeRefused,
         Event::Restored,
         Event::NotMovable,
         Event::Leaving,
         Event::Closed,
     ] {
-        add(event.name(), event);
+        let name = match event {
+            Event::PathStands { quiet: false } => "PathStands (not quiet)",
+            _ => event.name(),
+        };
+        add(name, event);
     }
     all
 }

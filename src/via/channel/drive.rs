@@ -277,14 +277,11 @@ impl Channel {
     fn tell_local(&self) {
         wake::publish(
             self.rx.receive_word(),
-            || self.rx.finished() || self.rx.next_unread().is_some(),
+            || self.deliverable(),
             |force| {
-                ring(
-                    &*self.bell,
-                    self.rx.next_unread(),
-                    self.rx.finished(),
-                    force,
-                )
+                // The receiver may have been here since, and have use only for more now.
+                let next = self.rx.next_unread().filter(|_| self.deliverable());
+                ring(&*self.bell, next, self.rx.finished(), force)
             },
         );
         wake::freed(

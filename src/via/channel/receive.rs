@@ -1,13 +1,25 @@
 //! The consumer's side of a channel: enter, copy, wait, leave.
 
 use super::drive::{Pilot, Slept};
-use super::{Channel, Received, Wait};
+use super::{Channel, Come, Received, Tap, Wait};
+use crate::via::ring::Corrupt;
 use crate::via::sync::Ordering;
 use crate::via::wait::{Deadline, Spun};
 use crate::via::{Broken, wake};
 
 /// Most tokens in the bell while somebody reads it behind our back.
 const PUMP: usize = 4096;
+
+/// What becomes of the bytes that are copied out.
+#[derive(Clone, Copy)]
+enum Take<'a> {
+    /// They stay.
+    Nothing,
+    /// They are consumed.
+    All,
+    /// Those that the tap allows are consumed, and no others copied out.
+    Tapped(&'a dyn Tap),
+}
 
 impl Channel {
     /// Receives into `dst`: the whole consumer side of the wake protocol (enter, copy, leave) and the waiting. What the peer
@@ -21,12 +33,23 @@ impl Channel {
 
     /// As [`Channel::recv`], and returns at once when kicked since `kicks` was taken.
     pub fn recv_since(&self, dst: &mut [u8], wait: Wait, kicks: u32) -> Result<Received, Broken> {
-        self.receive(dst, wait, kicks, true)
+        self.receive(dst, wait, kicks, Take::All)
+    }
+
+    /// As [`Channel::recv_since`], and `tap` says how much of what has come may be taken.
+    pub fn recv_tapped(
+        &self,
+        dst: &mut [u8],
+        wait: Wait,
+        kicks: u32,
+        tap: &dyn Tap,
+    ) -> Result<Received, Broken> {
+        self.receive(dst, wait, kicks, Take::Tapped(tap))
     }
 
     /// As [`Channel::recv`] and leaves the bytes unread (MSG_PEEK). With one byte it is a wait for readability.
     pub fn peek(&self, dst: &mut [u8], wait: Wait) -> Result<Received, Broken> {
-        self.receive(dst, wait, self.kicks(), false)
+        self.receive(dst, wait, self.kicks(), Take::Nothing)
     }
 
     /// A reader consumed the tokens behind our back (an exec'd child, a raw system call): the bell is empty while the
@@ -42,13 +65,33 @@ impl Channel {
         // Everything that was rung is gone, so there is nothing to take back, and perhaps no number of ours to do it by: the
         // reader may be another process that has the only copy.
         wake::enter(word);
-        let Ok(there) = self.rx.available().map_err(|c| self.corrupted(c)) else {
+        if self.was_read(lot).is_err() {
             return false;
-        };
-        self.rx.consume(lot.min(there));
-        self.consumed_some();
+        }
         self.leave_rx_with(&mut [0; PUMP]);
         true
+    }
+
+    /// Empties the bell and stays inside, so that nobody rings: from here on what was read out of it counts as consumed, and
+    /// nothing can be read that is not. Until [`Channel::open_reads`]; may be repeated. The caller holds the receive
+    /// direction's lock.
+    pub fn hold_reads(&self) {
+        let word = self.rx.receive_word();
+        let lot = self.rx.lot();
+        let rung = word.load(Ordering::Acquire) == wake::RUNG && lot > 0;
+        // An impossible index is found again by whoever reads on.
+        let _ = if rung && self.bell.is_taken() {
+            wake::enter(word);
+            self.was_read(lot)
+        } else {
+            self.enter_rx()
+        };
+    }
+
+    /// Ends [`Channel::hold_reads`]: the level is right again. Under the same lock.
+    pub fn open_reads(&self) {
+        self.hold_reads();
+        self.leave_rx();
     }
 
     fn receive(
@@ -56,7 +99,7 @@ impl Channel {
         dst: &mut [u8],
         wait: Wait,
         kicks: u32,
-        take: bool,
+        take: Take<'_>,
     ) -> Result<Received, Broken> {
         if dst.is_empty() {
             return Ok(Received::Bytes(0));
@@ -72,7 +115,7 @@ impl Channel {
         dst: &mut [u8],
         wait: Wait,
         kicks: u32,
-        take: bool,
+        take: Take<'_>,
     ) -> Result<Received, Broken> {
         let mut deadline = None;
         let mut pilot = Pilot::none(self);
@@ -119,19 +162,22 @@ impl Channel {
     }
 
     /// What is in the ring now.
-    fn look(&self, dst: &mut [u8], take: bool) -> Result<Option<Received>, Broken> {
+    fn look(&self, dst: &mut [u8], take: Take<'_>) -> Result<Option<Received>, Broken> {
         // In this order: the end is set after the last byte.
         let finished = self.rx.finished();
-        let n = if take {
-            self.rx.pop(dst)
-        } else {
-            self.rx.peek(0, dst)
+        let n = match take {
+            _ if self.reads_shut.load(Ordering::Acquire) => Ok(0),
+            Take::All => self.pop_all(dst),
+            Take::Nothing if !self.deliverable() => Ok(0),
+            Take::Nothing => self.rx.peek(0, dst),
+            Take::Tapped(tap) => self.pop_tapped(dst, finished, tap),
         };
         match n {
+            // A tap may leave bytes of a stream that has ended for later, never for good.
             Ok(0) if finished => Ok(Some(Received::End)),
             Ok(0) => Ok(None),
             Ok(n) => {
-                if take {
+                if !matches!(take, Take::Nothing) {
                     self.consumed_some();
                 }
                 Ok(Some(Received::Bytes(n)))
@@ -140,25 +186,61 @@ impl Channel {
         }
     }
 
-    /// Bytes, the end, or an index that must be reported.
-    pub(super) fn pending(&self) -> bool {
-        self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0) || self.rx.tail().is_err()
+    /// Copies out and consumes what the tap allows.
+    fn pop_tapped(&self, dst: &mut [u8], last: bool, tap: &dyn Tap) -> Result<usize, Corrupt> {
+        let available = self.rx.available()?;
+        if available == 0 {
+            return Ok(0);
+        }
+        let head = self.rx.head();
+        let mut come = Come {
+            room: dst,
+            available,
+            last,
+            ring: self.rx.size(),
+            ahead: &|skip, out| self.rx.peek(skip, out).unwrap_or(0),
+        };
+        let taken = tap.receives(head, &mut come);
+        let next = head.wrapping_add((taken.bytes + taken.next) as u64);
+        self.wanted.store(next, Ordering::Relaxed);
+        self.rx.consume(taken.bytes);
+        Ok(taken.bytes)
     }
 
-    /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed.
-    pub(super) fn enter_rx(&self) -> Result<(), Broken> {
+    fn pop_all(&self, dst: &mut [u8]) -> Result<usize, Corrupt> {
+        let n = self.rx.pop(dst);
+        if self.low_water() > 1 {
+            self.want_all();
+        }
+        n
+    }
+
+    /// Bytes, the end, or an index that must be reported.
+    pub(super) fn pending(&self) -> bool {
+        self.deliverable() || self.rx.tail().is_err()
+    }
+
+    /// Comes in: the bell is empty afterwards, and bytes that somebody read out of it count as consumed. The caller holds
+    /// the receive direction's lock.
+    pub fn enter_rx(&self) -> Result<(), Broken> {
         let entered = wake::enter(self.rx.receive_word());
         let lot = match entered {
             wake::Entered::Quiet => 0,
             _ => self.rx.lot(),
         };
         let back = self.bell.take_back(lot, entered == wake::Entered::Late);
-        let missing = lot.saturating_sub(back);
-        if missing > 0 {
-            let there = self.rx.available().map_err(|c| self.corrupted(c))?;
-            self.rx.consume(missing.min(there));
-            self.consumed_some();
+        match lot.saturating_sub(back) {
+            0 => Ok(()),
+            missing => self.was_read(missing),
         }
+    }
+
+    /// So many bytes were read out of the bell by somebody without the library.
+    fn was_read(&self, tokens: usize) -> Result<(), Broken> {
+        let there = self.rx.available().map_err(|c| self.corrupted(c))?;
+        self.rx.consume(tokens.min(there));
+        self.want_all();
+        self.consumed_some();
         Ok(())
     }
 
@@ -178,7 +260,7 @@ impl Channel {
                     self.bell.finish();
                     return wake::leave_rung(word);
                 }
-                Ok(n) if n > 0 => {
+                Ok(n) if n > 0 && (self.low_water() == 1 || self.deliverable()) => {
                     self.rx.set_lot(n);
                     self.bell.ring(&tokens[..n]);
                     return wake::leave_rung(word);
@@ -186,7 +268,7 @@ impl Channel {
                 _ => {}
             }
             self.rx.set_lot(1);
-            let again = || self.rx.finished() || self.rx.available().is_ok_and(|n| n > 0);
+            let again = || self.deliverable();
             if self.retired.load(Ordering::Acquire) != 0 || wake::leave_armed(word, again) {
                 return;
             }

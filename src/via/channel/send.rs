@@ -1,7 +1,8 @@
 //! The producer's side of a channel: copy, wait for room, and leave the level right.
 
 use super::drive::{Pilot, Slept};
-use super::{Channel, Wait, worth_waking};
+use super::{Channel, Tap, Wait, worth_waking};
+use crate::via::ring::Corrupt;
 use crate::via::sync::Ordering;
 use crate::via::wait::{Deadline, Spun};
 use crate::via::{Broken, wake};
@@ -17,11 +18,22 @@ impl Channel {
 
     /// As [`Channel::send`], and returns at once when kicked since `kicks` was taken.
     pub fn send_since(&self, src: &[IoSlice<'_>], wait: Wait, kicks: u32) -> Result<usize, Broken> {
+        self.send_tapped(src, wait, kicks, None)
+    }
+
+    /// As [`Channel::send_since`], and `tap` sees what is accepted just before it is published.
+    pub fn send_tapped(
+        &self,
+        src: &[IoSlice<'_>],
+        wait: Wait,
+        kicks: u32,
+        tap: Option<&dyn Tap>,
+    ) -> Result<usize, Broken> {
         if let Some(why) = self.broken() {
             return Err(why);
         }
         let total = src.iter().map(|s| s.len()).sum::<usize>();
-        let done = self.push_from(src, 0)?;
+        let done = self.push_from(src, 0, tap)?;
         if self.driven() {
             self.came_back();
         }
@@ -35,7 +47,7 @@ impl Channel {
         }
         let word = self.tx.space_word();
         let blocked = wake::enter_space(word);
-        let sent = self.push_rest(src, done, total, wait, kicks);
+        let sent = self.push_rest(src, done, total, (wait, kicks), tap);
         match sent {
             Ok(n) if n == total && !self.is_full() => {
                 if blocked {
@@ -104,8 +116,8 @@ impl Channel {
         src: &[IoSlice<'_>],
         mut done: usize,
         total: usize,
-        wait: Wait,
-        kicks: u32,
+        (wait, kicks): (Wait, u32),
+        tap: Option<&dyn Tap>,
     ) -> Result<usize, Broken> {
         let mut deadline = None;
         let mut pilot = Pilot::none(self);
@@ -114,7 +126,7 @@ impl Channel {
                 self.drive_rx(pilot.held);
                 self.drive_tx();
             }
-            done += self.push_from(src, done)?;
+            done += self.push_from(src, done, tap)?;
             if done == total {
                 return Ok(done);
             }
@@ -146,14 +158,19 @@ impl Channel {
             };
             let pending = || ready() || self.broken.get().is_some();
             if self.sleep(self.tx.space_word(), &pilot, time, pending) == Slept::Interrupted {
-                done += self.push_from(src, done)?;
+                done += self.push_from(src, done, tap)?;
                 return over(done);
             }
         }
     }
 
     /// Copies in what there is room for after the first `skip` bytes of `src`, and publishes it.
-    fn push_from(&self, src: &[IoSlice<'_>], mut skip: usize) -> Result<usize, Broken> {
+    fn push_from(
+        &self,
+        src: &[IoSlice<'_>],
+        mut skip: usize,
+        tap: Option<&dyn Tap>,
+    ) -> Result<usize, Broken> {
         let mut done = 0;
         for piece in src {
             let piece = match piece.get(skip..) {
@@ -164,7 +181,11 @@ impl Channel {
                 }
             };
             skip = 0;
-            let n = self.tx.push(piece).map_err(|c| self.corrupted(c))?;
+            let n = match tap {
+                None => self.tx.push(piece),
+                Some(tap) => self.push_tapped(piece, tap),
+            };
+            let n = n.map_err(|c| self.corrupted(c))?;
             done += n;
             if n < piece.len() {
                 break;
@@ -174,5 +195,12 @@ impl Channel {
             self.produced();
         }
         Ok(done)
+    }
+
+    fn push_tapped(&self, piece: &[u8], tap: &dyn Tap) -> Result<usize, Corrupt> {
+        // Only we make it less.
+        let room = self.tx.room()?.min(piece.len());
+        tap.sends(self.tx.tail(), &piece[..room]);
+        self.tx.push(&piece[..room])
     }
 }

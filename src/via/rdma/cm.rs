@@ -21,6 +21,8 @@ pub struct Event {
     pub private_data: Vec<u8>,
     /// A connection request: the new identifier, which still reports to the listener's channel.
     new: Option<NonNull<rdma_cm_id>>,
+    /// Whom it happened to; only to be compared.
+    to: *mut rdma_cm_id,
 }
 
 /// Reports events; its descriptor is non-blocking.
@@ -85,6 +87,7 @@ impl EventChannel {
             kind,
             status: event.status,
             private_data,
+            to: event.id,
             new: match kind {
                 layout::RDMA_CM_EVENT_CONNECT_REQUEST => NonNull::new(event.id),
                 _ => None,
@@ -131,6 +134,11 @@ unsafe impl Send for Id {}
 unsafe impl Sync for Id {}
 
 impl Id {
+    /// Whether the event is its own.
+    pub fn is_of(&self, event: &Event) -> bool {
+        self.raw.as_ptr() == event.to
+    }
+
     /// A new one that reports to `channel`.
     pub fn new(channel: &EventChannel) -> io::Result<Self> {
         let library = channel.library;

@@ -43,6 +43,8 @@ pub struct RdmaConnecting {
     /// The node's receive ring, from its accept.
     pub(super) window: Window,
     addr: std::net::SocketAddr,
+    /// See [`Connecting::scout`].
+    silent: bool,
 }
 
 /// What is waited for.
@@ -124,6 +126,7 @@ impl RdmaConnecting {
             rings: None,
             window: Window::default(),
             addr,
+            silent: false,
         })
     }
 
@@ -147,6 +150,10 @@ impl RdmaConnecting {
                         return Err(refused(&event, link.describe(&event), self.addr));
                     }
                     self.set_timer()?;
+                    if self.silent {
+                        self.stage = Stage::Talking(link);
+                        return Ok(None);
+                    }
                     self.speak(&link)?;
                     self.stage = Stage::Talking(link);
                 }
@@ -346,6 +353,15 @@ impl Connecting for RdmaConnecting {
                 self.stage = Stage::Over;
                 Poll::Ready(Err(e))
             }
+        }
+    }
+
+    fn scout(&mut self) -> Poll<Result<(), ConnectError>> {
+        self.silent = true;
+        match self.step() {
+            Err(e) => Poll::Ready(Err(e)),
+            Ok(_) if matches!(self.stage, Stage::Talking(_)) => Poll::Ready(Ok(())),
+            Ok(_) => Poll::Pending,
         }
     }
 }

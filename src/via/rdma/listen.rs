@@ -2,6 +2,8 @@
 //!
 //! A handshake costs a queue pair and locked memory before anything of the client is known but what its request said.
 //! So there are fewer of them at a time than over tcp; what is beyond is rejected with a reason.
+//!
+//! A device that is taken away takes its listening identifiers with it. The address is tried again until a device has it.
 
 use super::cm::{Event, EventChannel, Id};
 use super::layout::*;
@@ -36,7 +38,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HANDSHAKES: usize = 256;
 /// Handshakes of one source at a time.
 const HANDSHAKES_PER_SOURCE: usize = 64;
-/// How often time limits are looked at while there are handshakes.
+/// Between two tries to listen on an address whose device was taken away.
+const RELISTEN: Duration = Duration::from_secs(1);
+/// How often time limits are looked at while there are handshakes, or an address without a device.
 const TICK: Duration = Duration::from_millis(250);
 /// Requests that the kernel holds.
 const BACKLOG: i32 = 256;
@@ -57,8 +61,26 @@ pub struct RdmaListener {
     /// See [`Listener::refused`].
     refused: u64,
     // In the order in which they must go.
-    ids: Vec<Id>,
+    places: Vec<Place>,
     channel: EventChannel,
+}
+
+/// Where it listens.
+struct Place {
+    addr: SocketAddr,
+    /// `None`: its device was taken away.
+    id: Option<Id>,
+    /// When that was, or was tried to be mended last.
+    tried: Instant,
+}
+
+impl Place {
+    fn listen(channel: &EventChannel, addr: SocketAddr) -> io::Result<Id> {
+        let id = Id::new(channel)?;
+        id.bind(&addr)?;
+        id.listen(BACKLOG)?;
+        Ok(id)
+    }
 }
 
 struct Handshake {
@@ -97,17 +119,16 @@ impl RdmaListener {
         };
         watch(timer.as_fd(), TIMER)?;
         watch(channel.fd(), REQUESTS)?;
-        let mut ids = Vec::new();
+        let mut places = Vec::new();
         for addr in &config.addrs {
-            let listen = || {
-                let id = Id::new(&channel)?;
-                id.bind(addr)?;
-                id.listen(BACKLOG)?;
-                Ok(id)
-            };
-            ids.push(listen().map_err(|e: io::Error| {
-                io::Error::new(e.kind(), format!("listen on {addr} for RDMA: {e}"))
-            })?);
+            let id = Place::listen(&channel, *addr)
+                .map_err(|e| io::Error::new(e.kind(), format!("listen on {addr} for RDMA: {e}")))?;
+            places.push(Place {
+                // With the port that was given.
+                addr: id.local_addr().unwrap_or(*addr),
+                id: Some(id),
+                tried: Instant::now(),
+            });
         }
         Ok(Self {
             epoll,
@@ -119,7 +140,7 @@ impl RdmaListener {
             complete: VecDeque::new(),
             config: config.clone(),
             refused: 0,
-            ids,
+            places,
             channel,
         })
     }
@@ -131,6 +152,9 @@ impl RdmaListener {
                 return Ok(());
             };
             let Some(id) = Id::requested(&self.channel, &event) else {
+                if event.kind == RDMA_CM_EVENT_DEVICE_REMOVAL {
+                    self.removed(&event)?;
+                }
                 continue;
             };
             if let Some((id, reason)) = self.begin(id, &event)? {
@@ -138,6 +162,25 @@ impl RdmaListener {
             }
         }
         Ok(())
+    }
+
+    fn removed(&mut self, event: &Event) -> io::Result<()> {
+        for place in &mut self.places {
+            if place.id.as_ref().is_some_and(|id| id.is_of(event)) {
+                place.id = None;
+                place.tried = Instant::now();
+            }
+        }
+        self.tick_if_needed()
+    }
+
+    /// Listens again where there is a device again.
+    fn listen_again(&mut self) {
+        let lost = self.places.iter_mut().filter(|place| place.id.is_none());
+        for place in lost.filter(|place| place.tried.elapsed() >= RELISTEN) {
+            place.tried = Instant::now();
+            place.id = Place::listen(&self.channel, place.addr).ok();
+        }
     }
 
     /// Begins a handshake; or gives the identifier back, to be rejected.
@@ -238,12 +281,14 @@ impl RdmaListener {
             .retain(|_, h| now.duration_since(h.begun) < HANDSHAKE_LIMIT);
         self.sources
             .retain(|_, s| count(&s.handshakes) + count(&s.channels) > 0);
+        self.listen_again();
         self.tick_if_needed()
     }
 
-    /// The timer runs only while there is something to limit: an idle node is not woken.
+    /// The timer runs only while there is something to limit or to mend: an idle node is not woken.
     fn tick_if_needed(&mut self) -> io::Result<()> {
-        let needed = !self.handshakes.is_empty();
+        let lost = self.places.iter().any(|place| place.id.is_none());
+        let needed = lost || !self.handshakes.is_empty();
         if needed != self.ticking {
             let every = match needed {
                 true => Timespec {
@@ -292,7 +337,7 @@ impl Listener for RdmaListener {
     }
 
     fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.ids.iter().filter_map(Id::local_addr).collect()
+        self.places.iter().map(|place| place.addr).collect()
     }
 
     fn refused(&self) -> u64 {

@@ -81,16 +81,21 @@ impl TcpConnecting {
         })
     }
 
-    /// `Ok(None)`: wait for [`Connecting::interest`].
-    fn step(&mut self) -> Result<Option<Channel>, ConnectError> {
-        if self.syn {
-            if !is_writable(&self.socket)? {
-                return Ok(None);
-            }
+    /// False: the kernel's own handshake is not over.
+    fn stands(&mut self) -> Result<bool, ConnectError> {
+        if self.syn && is_writable(&self.socket)? {
             sockopt::socket_error(&self.socket)
                 .map_err(failed("connect"))?
                 .map_err(failed("connect"))?;
             self.syn = false;
+        }
+        Ok(!self.syn)
+    }
+
+    /// `Ok(None)`: wait for [`Connecting::interest`].
+    fn step(&mut self) -> Result<Option<Channel>, ConnectError> {
+        if !self.stands()? {
+            return Ok(None);
         }
         loop {
             while !self.handshake.output().is_empty() {
@@ -182,6 +187,13 @@ impl Connecting for TcpConnecting {
             Ok(Some(channel)) => Poll::Ready(Ok(channel)),
             Ok(None) => Poll::Pending,
             Err(e) => Poll::Ready(Err(e)),
+        }
+    }
+
+    fn scout(&mut self) -> Poll<Result<(), ConnectError>> {
+        match self.stands() {
+            Ok(false) => Poll::Pending,
+            stands => Poll::Ready(stands.map(drop)),
         }
     }
 }

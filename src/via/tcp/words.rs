@@ -204,8 +204,10 @@ impl TxWords {
     /// Whether a process that has ended is the one that reads, or sends.
     pub fn is_orphaned(&self) -> bool {
         [LOCK, READER].into_iter().any(|word| {
-            let holder = self.word(word).load(Ordering::Acquire);
-            holder != 0 && is_gone(holder)
+            let word = self.word(word);
+            let holder = word.load(Ordering::Acquire);
+            // One that has finished, and ended after that, has left the word.
+            holder != 0 && is_gone(holder) && word.load(Ordering::Acquire) == holder
         })
     }
 

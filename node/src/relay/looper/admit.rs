@@ -164,7 +164,13 @@ impl Looper {
         if let Some(bell) = channel.bell.fd() {
             add(bell, BELL, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
         }
-        add(channel.wire.wait_fd(), WIRE, epoll::EventFlags::IN)?;
+        self.add_wire(id, channel)
+    }
+
+    fn add_wire(&mut self, id: u64, channel: &Channel) -> std::io::Result<()> {
+        let data = epoll::EventData::new_u64(id << 2 | WIRE);
+        let fd = channel.wire.wait_fd();
+        epoll::add(&self.epoll, fd, data, epoll::EventFlags::IN)?;
         self.writing.remove(&id);
         Ok(())
     }
@@ -228,9 +234,13 @@ impl Looper {
             }
             Err(e) => {
                 warn!(event = "resume-refused", server, channel = channel_id, peer, error = %e, "not resumed");
-                session
-                    .parked_until
-                    .get_or_insert(clock::now() + session.resume);
+                // A client whose channel works goes back to it.
+                let works = session.channel.broken().is_none();
+                if !(works && self.add_wire(id, &session.channel).is_ok()) {
+                    session
+                        .parked_until
+                        .get_or_insert(clock::now() + session.resume);
+                }
             }
         }
         self.slots.insert(id, Slot::Open(session));

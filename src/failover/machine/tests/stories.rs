@@ -70,10 +70,11 @@ fn a_broken_link_to_a_living_node_is_no_failover() {
             endpoint: endpoint(t),
         }]
     };
-    assert_eq!(run.on(Event::NodeAlive), resume(Transport::Shm));
+    // Another path first: the one that broke is likely to take its time again.
+    assert_eq!(run.on(Event::NodeAlive), resume(Transport::Tcp));
     assert_eq!(
         run.on(Event::ConnectFailed { refused: false }),
-        resume(Transport::Tcp)
+        resume(Transport::Shm)
     );
     let carried = [Action::Establish, Action::Tell(Notice::Resumed)];
     assert_eq!(run.on(Event::Resumed), carried);
@@ -313,4 +314,211 @@ fn what_a_query_found_out_is_the_reason_also_when_the_deadline_is_over() {
         let actions = run.on(Event::NotResolved(NotResolved::Nobody));
         assert_eq!(actions, [Action::Abandon, Action::Lose(loss)]);
     }
+}
+
+/// A machine whose channel left `shm` for `tcp`, since nothing.
+fn elsewhere() -> Run {
+    let mut run = Run::established();
+    run.on(Event::ChannelBroken);
+    run.on(Event::NodeAlive);
+    run.on(Event::Resumed);
+    run
+}
+
+#[test]
+fn the_better_path_is_taken_again_at_a_quiet_moment() {
+    let mut run = elsewhere();
+    let scout = Action::Scout {
+        endpoint: endpoint(Transport::Shm),
+    };
+    let left = run.now;
+    assert_eq!(run.wait(), std::slice::from_ref(&scout));
+    assert!(run.now - left >= ms(2_000), "not at once");
+    assert_eq!(run.machine.state(), State::Established, "bytes travel on");
+    // Not a quiet moment: soon again.
+    assert_eq!(run.on(Event::NotQuiet), []);
+    let looked = run.now;
+    assert_eq!(run.wait(), std::slice::from_ref(&scout));
+    assert_eq!(run.now - looked, ms(1_000));
+    let resume = Action::Resume {
+        endpoint: endpoint(Transport::Shm),
+    };
+    assert_eq!(
+        run.on(Event::PathStands { quiet: true }),
+        [Action::Suspend, resume]
+    );
+    let carried = [Action::Establish, Action::Tell(Notice::Resumed)];
+    assert_eq!(run.on(Event::Resumed), carried);
+    assert_eq!(run.machine.endpoint(), Some(endpoint(Transport::Shm)));
+    assert_eq!(run.machine.poll_timeout(), None, "nothing more to be done");
+}
+
+#[test]
+fn a_return_that_fails_leaves_the_channel_where_it_is_for_longer_each_time() {
+    let mut run = elsewhere();
+    let mut stayed = Vec::new();
+    for round in 0..8 {
+        let since = run.now;
+        assert_eq!(run.wait().len(), 1, "a scout");
+        stayed.push(run.now - since);
+        if round % 2 == 0 {
+            assert_eq!(run.on(Event::ConnectFailed { refused: false }), []);
+        } else {
+            assert_eq!(run.wait(), [Action::Abandon], "it hangs");
+        }
+        assert_eq!(run.machine.state(), State::Established);
+    }
+    // The jitter takes up to half.
+    assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
+    assert!(stayed.iter().all(|pause| *pause <= ms(120_000)));
+}
+
+/// A path that breaks again and again is not taken again and again.
+#[test]
+fn a_path_that_breaks_after_each_return_is_left_for_longer_each_time() {
+    let mut run = elsewhere();
+    let mut stayed = Vec::new();
+    for _ in 0..5 {
+        let since = run.now;
+        run.wait();
+        stayed.push(run.now - since);
+        run.on(Event::PathStands { quiet: true });
+        run.on(Event::Resumed);
+        run.now += ms(500);
+        run.on(Event::ChannelBroken);
+        run.on(Event::NodeAlive);
+        run.on(Event::Resumed);
+        assert_eq!(run.machine.endpoint(), Some(endpoint(Transport::Tcp)));
+    }
+    assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
+    // One that stood for long is as good as new.
+    run.wait();
+    run.on(Event::PathStands { quiet: true });
+    run.on(Event::Resumed);
+    run.now += ms(120_000);
+    run.on(Event::ChannelBroken);
+    run.on(Event::NodeAlive);
+    run.on(Event::Resumed);
+    let since = run.now;
+    run.wait();
+    assert!(run.now - since <= ms(4_000));
+}
+
+/// What the scout saw standing cannot be had after all, whatever the reason: the channel in use works.
+#[test]
+fn a_return_that_is_refused_goes_back() {
+    let rejected = (1..=9).filter_map(RejectReason::from_wire);
+    let refusals = rejected.map(Event::Rejected).chain([
+        refused(),
+        Event::ConnectFailed { refused: false },
+        Event::ResumeRefused,
+        Event::VerifyFailed,
+    ]);
+    for refusal in refusals {
+        let mut run = elsewhere();
+        let mut stayed = Vec::new();
+        for _ in 0..5 {
+            let since = run.now;
+            run.wait();
+            stayed.push(run.now - since);
+            run.on(Event::PathStands { quiet: true });
+            assert_eq!(run.on(refusal.clone()), [Action::GoBack], "{refusal:?}");
+            assert_eq!(run.machine.state(), State::Established);
+            assert_eq!(run.machine.endpoint(), Some(endpoint(Transport::Tcp)));
+        }
+        assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
+        // As good as any: what breaks is carried on.
+        assert_eq!(
+            run.on(Event::ChannelBroken),
+            [Action::Suspend, Action::Probe]
+        );
+    }
+}
+
+/// Nobody answers on the better path, for longer than the application would wait for a broken channel.
+#[test]
+fn a_return_that_hangs_goes_back() {
+    let mut run = elsewhere();
+    run.wait();
+    run.on(Event::PathStands { quiet: true });
+    run.now += ms(3_600_000);
+    run.machine.handle_timeout(run.now);
+    assert_eq!(run.drain(), [Action::Abandon, Action::GoBack]);
+    assert_eq!(run.machine.state(), State::Established);
+}
+
+/// A stream that is never quiet when a scout comes back is scouted for more and more seldom.
+#[test]
+fn a_stream_that_is_busy_after_each_scout_is_left_for_longer_each_time() {
+    let mut run = elsewhere();
+    let mut stayed = Vec::new();
+    for _ in 0..5 {
+        let since = run.now;
+        assert_eq!(run.wait().len(), 1, "a scout");
+        stayed.push(run.now - since);
+        assert_eq!(run.on(Event::PathStands { quiet: false }), []);
+    }
+    assert!(stayed[2] > stayed[0] && stayed[4] > stayed[2], "{stayed:?}");
+}
+
+/// Of several paths the best that is left is found, and a worse one is none to return to.
+#[test]
+fn only_a_better_path_is_returned_to() {
+    let second = Endpoint {
+        transport: Transport::Rdma,
+        addr: ([10, 0, 0, 2], 7435).into(),
+    };
+    let policy = Policy {
+        transports: vec![Transport::Rdma, Transport::Tcp],
+        ..policy()
+    };
+    let mut run = Run::new(policy);
+    run.on(Event::Start);
+    let mut found = answer(NODE, 5, &[Transport::Rdma, Transport::Tcp]);
+    found.endpoints.push(second);
+    let found = Event::Resolved {
+        answer: found,
+        cached: false,
+    };
+    run.on(found);
+    run.on(up(NODE, 5));
+    run.on(Event::ChannelBroken);
+    let resume = |endpoint| [Action::Resume { endpoint }];
+    assert_eq!(
+        run.on(Event::NodeAlive),
+        resume(second),
+        "the second address first"
+    );
+    assert_eq!(run.on(refused()), resume(endpoint(Transport::Tcp)));
+    run.on(Event::Resumed);
+    // That breaks too, and the second address works now: tcp is nothing to return to, the first address is.
+    run.on(Event::ChannelBroken);
+    assert_eq!(run.on(Event::NodeAlive), resume(second));
+    run.on(Event::Resumed);
+    let scout = Action::Scout {
+        endpoint: endpoint(Transport::Rdma),
+    };
+    assert_eq!(run.wait(), [scout]);
+}
+
+#[test]
+fn what_happens_while_a_path_is_scouted_ends_the_scouting() {
+    let scouting = || {
+        let mut run = elsewhere();
+        run.wait();
+        run
+    };
+    let broken = [Action::Abandon, Action::Suspend, Action::Probe];
+    assert_eq!(scouting().on(Event::ChannelBroken), broken);
+    let lost = scouting().on(Event::NodeLost);
+    assert_eq!(lost[..2], [Action::Abandon, Action::Suspend]);
+    let mut run = scouting();
+    assert_eq!(run.on(Event::Leaving), [Action::Abandon]);
+    assert_eq!(
+        run.machine.poll_timeout(),
+        None,
+        "who leaves does not return"
+    );
+    let closed = scouting().on(Event::Closed);
+    assert_eq!(closed, [Action::Abandon, Action::Lose(Loss::Closed)]);
 }

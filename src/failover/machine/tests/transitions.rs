@@ -9,6 +9,7 @@ fn shown(actions: &[Action]) -> String {
             endpoint,
             min_generation,
         } => format!("Connect({} min {min_generation})", endpoint.transport),
+        Action::Scout { endpoint } => format!("Scout({})", endpoint.transport),
         Action::Resume { endpoint } => format!("Resume({})", endpoint.transport),
         Action::Query { min_generation } => format!("Query(min {min_generation})"),
         Action::PurgeCache { generation } => format!("PurgeCache({generation})"),
@@ -59,8 +60,9 @@ fn transitions() -> String {
                     &actions,
                 );
             }
+            let Some(deadline) = deadline else { continue };
             let mut run = fresh();
-            run.now = deadline.unwrap();
+            run.now = deadline;
             run.machine.handle_timeout(run.now);
             let actions = run.drain();
             line(

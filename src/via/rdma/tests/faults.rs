@@ -3,7 +3,7 @@
 use super::*;
 use crate::via::Broken;
 use crate::via::channel::Wait;
-use crate::via::testkit::{Node, Pair, patient, receive_stream, send_stream, until};
+use crate::via::testkit::{Node, Pair, accept, patient, receive_stream, send_stream, until};
 use std::io::IoSlice;
 use std::process::Command;
 use std::sync::atomic::Ordering;
@@ -93,6 +93,52 @@ fn a_device_that_is_taken_away_breaks_its_channels() {
     Node::start(&On("RDMA_VM_RXE_ADDR")).pair();
 }
 
+/// The address of a device that was taken away is listened on again when another device has it.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_device_that_comes_back_is_listened_on() {
+    let device = Device::add(10);
+    let mut node = Node::start(&device);
+    let pair = node.pair();
+    // It goes when this process goes; see above.
+    let del = Command::new("rdma").args(["link", "del", "rxe10"]).spawn();
+    assert!(del.is_ok());
+    until("the channel breaks", || pair.client.drive().is_err());
+    drop(pair);
+    run("ip addr del 10.77.10.1/24 dev dummy10");
+    run("ip link add dummy11 type dummy");
+    run("ip link set dummy11 up");
+    run("ip addr add 10.77.10.1/24 dev dummy11");
+    run("rdma link add rxe11 type rxe netdev dummy11");
+    let mut stands = false;
+    until("it listens again", || {
+        let (client, served) = node.connect(node.request(None), |incoming| {
+            Some(incoming.accept(accept(), None).expect("accepts"))
+        });
+        stands = client.is_ok() && served.is_some();
+        stands
+    });
+    drop(node);
+    std::mem::forget(device);
+}
+
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_port_that_nobody_listens_on_refuses() {
+    for on in ["RDMA_VM_RXE_ADDR", "RDMA_VM_SIW_ADDR"] {
+        let mut node = Node::start(&On(on));
+        let mut request = node.request(None);
+        request.endpoint.addr.set_port(9);
+        let (client, _) = node.connect(request, |_| None);
+        match client.err() {
+            Some(ConnectError::Failed(_) | ConnectError::Unavailable(_)) => {}
+            other => panic!("{on}: {other:?}"),
+        }
+        // The right one is none the worse for it.
+        node.pair();
+    }
+}
+
 /// A device that refuses what is to be sent, and goes on receiving, breaks the channel; what came before is received.
 #[test]
 #[ignore = "needs an RDMA device: make test-rdma"]
@@ -169,7 +215,13 @@ fn a_thousand_channels() {
     let pairs = (0..1000).map(|_| node.pair()).collect::<Vec<_>>();
     let locked = std::fs::read_to_string("/proc/self/status").expect("a process has one");
     let pinned = locked.lines().find(|l| l.starts_with("VmPin"));
-    eprintln!("1000 channels, both ends: {pinned:?}");
+    let kib = pinned.and_then(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok());
+    // Each end locks its two rings and 48 KiB for messages, and nothing else.
+    let most = 2 * 1000 * (2 * 64 + 48);
+    assert!(
+        kib.is_some_and(|kib| kib > most / 2 && kib <= most),
+        "{pinned:?}, expected at most {most} kB"
+    );
     for (n, pair) in pairs.iter().enumerate() {
         send_stream(&pair.client, n as u64, 0, 500);
         receive_stream(&pair.node, n as u64, 0, 500);

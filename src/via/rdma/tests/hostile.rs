@@ -90,8 +90,8 @@ impl Raw {
     }
 }
 
-/// A connection on which nothing was said.
-fn silent(node: &mut Node) -> Link {
+/// A connection that was asked for, with this private data.
+fn asking(node: &mut Node, private: &[u8]) -> std::io::Result<Link> {
     let addr = node.listener.local_addrs()[0];
     let channel = EventChannel::new(library().expect("is there")).expect("opens");
     let epoll = Link::watch(&channel).expect("watches");
@@ -109,8 +109,14 @@ fn silent(node: &mut Node) -> Link {
     id.resolve_route(2000).expect("is looked for");
     wait(&channel, RDMA_CM_EVENT_ROUTE_RESOLVED);
     let link = Link::new(id, channel, epoll).expect("is made");
+    link.id().connect(private)?;
+    Ok(link)
+}
+
+/// A connection on which nothing was said.
+fn silent(node: &mut Node) -> Link {
     let private = private::Request::new("sales", 5).encode();
-    link.id().connect(&private).expect("asks");
+    let link = asking(node, &private).expect("asks");
     until("the connection stands", || {
         assert!(node.listener.poll().expect("listens").is_none());
         link.event().expect("tells").is_some_and(|event| {
@@ -191,6 +197,30 @@ fn empty_messages_are_no_handshake() {
             packet::decode_reject(&payload),
             Ok(RejectReason::BadRequest)
         );
+    }
+}
+
+/// More than a fabric carries is refused here; more than a request has, by the node, which goes on.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn private_data_that_is_too_long() {
+    for on in devices() {
+        let mut node = Node::start(&on);
+        for length in [57, 200, 255] {
+            let mut private = private::Request::new("sales", 5).encode();
+            private.resize(length, 1);
+            let Ok(link) = asking(&mut node, &private) else {
+                continue;
+            };
+            until("it is refused", || {
+                assert!(node.listener.poll().expect("listens").is_none());
+                link.event().expect("tells").is_some_and(|event| {
+                    assert_eq!(event.kind, RDMA_CM_EVENT_REJECTED);
+                    true
+                })
+            });
+        }
+        node.pair();
     }
 }
 

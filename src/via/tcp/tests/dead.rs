@@ -67,3 +67,29 @@ fn who_comes_second_leaves_word() {
     }));
     assert_eq!(runs, 2);
 }
+
+/// Somebody looks while processes finish what they do, and end.
+#[test]
+fn who_finished_and_ended_is_no_orphan() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let words = words();
+    let done = AtomicBool::new(false);
+    let mut wrong = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..3000 {
+                in_a_child_that_dies(|| {
+                    for _ in 0..20 {
+                        words.alone(|_| ());
+                    }
+                    die()
+                });
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) {
+            wrong += u32::from(words.is_orphaned());
+        }
+    });
+    assert_eq!(wrong, 0);
+}

@@ -1,0 +1,105 @@
+//! What the application is told, in the protocol's own words, when its server is lost and the session ends with it.
+//!
+//! Never an ERROR: before sessions move there is nothing to go on with, and libpq swallows an ERROR while it is idle. A
+//! FATAL and the end make pools evict and psql connect again. A code of class 40 would be read as "rolled back, run it
+//! again", which is not known.
+
+use super::{Observer, Reason, Standing};
+
+/// How a session ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As the server would have ended it: in good order, after this (which may be nothing).
+    Words(Vec<u8>),
+    /// The connection is reset, without a word.
+    Reset,
+}
+
+/// Who was lost.
+#[derive(Clone, Copy, Debug)]
+pub struct Lost<'a> {
+    /// What the application asked for.
+    pub name: &'a str,
+    /// The node that served it.
+    pub node: &'a str,
+}
+
+impl Observer {
+    /// How the session ends now. `tell_unknown`: the application wants to be told when the outcome of its request is
+    /// unknown.
+    pub fn end(&self, lost: Lost<'_>, tell_unknown: bool) -> End {
+        if !self.at_boundary() {
+            return End::Reset;
+        }
+        // Nobody knows what became of a request that the application did not wait for; unless the server has said it.
+        let known = self.told || !self.queue.runs();
+        if self.standing() == Standing::Over && self.obstacle() == Some(Reason::Ended) && known {
+            return End::Words(Vec::new());
+        }
+        let Lost { name, node } = lost;
+        let (code, what, detail, hint) = match self.standing() {
+            Standing::Login => (
+                "57P01",
+                "during the login",
+                "No statement was sent.".to_owned(),
+                "Connect again by the same name.",
+            ),
+            Standing::Idle => {
+                let reason = self.obstacle().unwrap_or(Reason::Unsupported);
+                let detail = format!(
+                    "The session was idle: no transaction was open, and nothing was running. It was not moved to \
+                     another server: {} ({}).",
+                    reason.name(),
+                    reason.text()
+                );
+                ("57P01", "", detail, "Connect again by the same name.")
+            }
+            Standing::Transaction => (
+                "08006",
+                "and the open transaction with it",
+                "No COMMIT was in flight, so nothing of the transaction was committed.".to_owned(),
+                "Connect again by the same name, and run the whole transaction again.",
+            ),
+            Standing::InFlight if tell_unknown => (
+                "08007",
+                "while a request was in flight",
+                "The outcome is unknown: the request may have been run or not. It is never sent again.".to_owned(),
+                "Find out what it did before you run it again.",
+            ),
+            Standing::InFlight | Standing::Over | Standing::Blind => return End::Reset,
+        };
+        let space = if what.is_empty() { "" } else { " " };
+        let message = format!("terminating connection: the server was lost{space}{what}");
+        let detail = format!("vianet: {node} does not serve {name} any more. {detail}");
+        End::Words(fatal(code, &message, &detail, hint))
+    }
+}
+
+/// An ErrorResponse that ends the session. ASCII, which every client encoding has.
+fn fatal(code: &str, message: &str, detail: &str, hint: &str) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (field, text) in [
+        (b'S', "FATAL"),
+        (b'V', "FATAL"),
+        (b'C', code),
+        (b'M', message),
+        (b'D', detail),
+        (b'H', hint),
+    ] {
+        body.push(field);
+        let plain = |c: char| {
+            if matches!(c, ' '..='~') {
+                c as u8
+            } else {
+                b'?'
+            }
+        };
+        body.extend(text.chars().map(plain));
+        body.push(0);
+    }
+    body.push(0);
+    let mut out = vec![b'E'];
+    out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+    out.extend_from_slice(&body);
+    out
+}

@@ -1,0 +1,302 @@
+//! The observer for PostgreSQL's protocol, version 3: what is true of a session at every byte of its two streams.
+//!
+//! Pure: bytes in, verdicts out. It follows headers and the few bodies it needs (startup packet, authentication code,
+//! severity of an error, transaction status) and buffers nothing else, so its memory is bounded whatever comes. What it
+//! does not understand it does not guess at: from then on it is *blind*, and says why.
+//!
+//! Contract: [`Observer::sent`] before the bytes can have an effect (an answer to a request must not be seen before the
+//! request), [`Observer::received`] in the order in which the application gets them. [`Observer::release`] says how many
+//! bytes may be given to the application, so that it has whole messages only.
+
+mod backend;
+mod frontend;
+mod last_words;
+mod queue;
+mod reason;
+
+pub use backend::{LARGE, Release};
+pub use last_words::{End, Lost};
+pub use reason::Reason;
+
+use backend::Backend;
+use frontend::{Frontend, Packet};
+use queue::{CopyIn, Queue};
+
+/// What the last ReadyForQuery said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// `I`: none.
+    Idle,
+    /// `T`: a transaction block is open.
+    Open,
+    /// `E`: an aborted block is open.
+    Failed,
+}
+
+/// What the loss of the server would mean now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// The login is not complete; nothing was run.
+    Login,
+    /// No transaction, and nothing that the server can have begun to run.
+    Idle,
+    /// A transaction block is open and nothing is in flight.
+    Transaction,
+    /// The server may run something, or may have run it, and the application has not been told.
+    InFlight,
+    /// The application has ended the session, or the server has told it that it did; or it never was one (cancel).
+    Over,
+    /// Not known.
+    Blind,
+}
+
+/// Which kind of stream it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recognised {
+    /// Too few bytes to tell.
+    NotYet,
+    /// PostgreSQL, version 3.
+    Yes,
+    /// Something else.
+    No,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Observer {
+    front: Frontend,
+    back: Backend,
+    queue: Queue,
+    recognised: bool,
+    transaction: Option<Transaction>,
+    blind: Option<Reason>,
+    /// Not blind, and not movable all the same.
+    fixed: Option<Reason>,
+    over: bool,
+    /// The server has said so.
+    told: bool,
+}
+
+impl Observer {
+    /// Whether the stream is PostgreSQL's; the client's first packet tells, and the type of the server's first message.
+    pub fn recognised(&self) -> Recognised {
+        match (self.recognised, self.blind) {
+            (true, _) => Recognised::Yes,
+            (false, Some(_)) => Recognised::No,
+            (false, None) => Recognised::NotYet,
+        }
+    }
+
+    /// These bytes of the application are about to enter the channel.
+    pub fn sent(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.blind.is_none() {
+            if self.over {
+                // Nobody reads what follows Terminate.
+                return;
+            }
+            if self.back.awaits_answer() {
+                // Bytes behind a request for encryption and before its answer are one protocol or another.
+                return self.lose_sight(Reason::NotUnderstood);
+            }
+            match self.front.step(&mut bytes) {
+                Packet::Incomplete => {}
+                Packet::Broken(reason) => return self.lose_sight(reason),
+                Packet::Encryption => {
+                    self.recognised = true;
+                    self.back.expect_answer();
+                }
+                Packet::Cancel => {
+                    self.recognised = true;
+                    self.fixed = Some(Reason::Cancel);
+                    self.over = true;
+                }
+                Packet::Startup { fixed } => {
+                    self.recognised = true;
+                    self.fixed = fixed;
+                    self.push_startup();
+                }
+                Packet::Message(kind) => self.asked(kind),
+            }
+        }
+    }
+
+    /// How many of the server's next bytes may be given to the application, and how many must have come before any can.
+    /// The application has room for `room`, `available` is how many have come that were not yet received, and `ahead` copies
+    /// bytes from so far behind the first of them and says how many there were. A message of more than `large` bytes need
+    /// not be whole.
+    pub fn release(
+        &self,
+        room: usize,
+        available: usize,
+        large: usize,
+        ahead: impl Fn(usize, &mut [u8]) -> usize,
+    ) -> Release {
+        // Nothing is held back of a stream that may be another protocol's.
+        match self.recognised && self.blind.is_none() {
+            true => self.back.release(room, available, large, ahead),
+            false => Release::all(room.min(available)),
+        }
+    }
+
+    /// These bytes of the server were given to the application, as `release` has allowed.
+    pub fn released(&mut self, bytes: &[u8], release: &Release) {
+        self.received(bytes);
+        self.back.clear(release);
+    }
+
+    /// These bytes of the server were given to the application.
+    pub fn received(&mut self, mut bytes: &[u8]) {
+        if !self.recognised && self.blind.is_none() && !bytes.is_empty() {
+            // A server of this protocol is silent until the client has spoken.
+            self.lose_sight(Reason::NotPostgres);
+        }
+        while !bytes.is_empty() && self.blind.is_none() {
+            match self.back.step(&mut bytes) {
+                backend::Step::Incomplete => {}
+                backend::Step::Foreign => {
+                    self.recognised = false;
+                    return self.lose_sight(Reason::NotPostgres);
+                }
+                backend::Step::Broken => return self.lose_sight(Reason::NotUnderstood),
+                backend::Step::Answer(answer) => self.answered_encryption(answer),
+                backend::Step::Message(kind) => {
+                    if let Err(reason) = self.said(kind) {
+                        return self.lose_sight(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// From now on nothing is known.
+    pub fn lose_sight(&mut self, reason: Reason) {
+        self.blind.get_or_insert(reason);
+        // What was kept for the matching is of no use any more.
+        self.queue = Queue::default();
+    }
+
+    /// What the loss of the server would mean now.
+    pub fn standing(&self) -> Standing {
+        if self.blind.is_some() {
+            return Standing::Blind;
+        }
+        if self.over {
+            return Standing::Over;
+        }
+        match self.transaction {
+            _ if self.queue.runs() => Standing::InFlight,
+            None => Standing::Login,
+            Some(Transaction::Idle) => Standing::Idle,
+            Some(_) => Standing::Transaction,
+        }
+    }
+
+    /// What the last ReadyForQuery said; `None` before the first one.
+    pub fn transaction(&self) -> Option<Transaction> {
+        self.transaction
+    }
+
+    /// Whether the application has whole messages only, so that one of ours may follow.
+    pub fn at_boundary(&self) -> bool {
+        self.blind.is_none() && self.back.at_boundary()
+    }
+
+    /// Whether every request was answered and nothing is on its way in either direction.
+    pub fn at_safe_point(&self) -> bool {
+        self.obstacle().is_none()
+    }
+
+    /// Why the session could not move to another server now; `None`: nothing in the protocol is in the way.
+    pub fn obstacle(&self) -> Option<Reason> {
+        if let Some(reason) = self.blind.or(self.fixed) {
+            return Some(reason);
+        }
+        match self.standing() {
+            Standing::Over => Some(Reason::Ended),
+            Standing::Login => Some(Reason::Login),
+            Standing::InFlight if self.queue.copying() => Some(Reason::Copy),
+            Standing::InFlight => Some(Reason::InFlight),
+            Standing::Transaction => Some(Reason::Transaction),
+            Standing::Idle if !self.queue.is_empty() => Some(Reason::Unanswered),
+            Standing::Idle if self.front.in_message() => Some(Reason::Incomplete),
+            Standing::Idle if !self.back.at_boundary() => Some(Reason::Incomplete),
+            Standing::Idle | Standing::Blind => None,
+        }
+    }
+
+    fn push_startup(&mut self) {
+        if !self.queue.push(queue::Entry::Startup) {
+            self.lose_sight(Reason::Pipeline);
+        }
+    }
+
+    /// A whole message of the client.
+    fn asked(&mut self, kind: u8) {
+        let copying = self.queue.copy_in();
+        if copying == CopyIn::Data && !matches!(kind, b'd' | b'c' | b'f' | b'H' | b'X') {
+            // Which Sync the server reads as one depends on where the copy fails.
+            return self.lose_sight(Reason::NotUnderstood);
+        }
+        let only_sync = copying == CopyIn::Begun || self.queue.is_unsure();
+        if only_sync && !matches!(kind, b'd' | b'c' | b'f' | b'H' | b'X' | b'S') {
+            return self.lose_sight(Reason::NotUnderstood);
+        }
+        let kept = match kind {
+            b'Q' => self.queue.runs_alone(queue::Entry::Query),
+            b'F' => self.queue.runs_alone(queue::Entry::Function),
+            b'P' | b'B' | b'D' | b'C' => self.queue.extend(false),
+            b'E' => self.queue.extend(true),
+            b'S' => self.queue.sync(),
+            b'd' => self.queue.copy_data(),
+            b'c' | b'f' => self.queue.copy_end(),
+            b'H' => true,
+            b'p' if self.transaction.is_none() => true,
+            b'X' => {
+                self.over = true;
+                true
+            }
+            _ => return self.lose_sight(Reason::NotUnderstood),
+        };
+        if !kept {
+            self.lose_sight(Reason::Pipeline);
+        }
+    }
+
+    /// A whole message of the server.
+    fn said(&mut self, kind: u8) -> Result<(), Reason> {
+        let login = self.transaction.is_none();
+        match kind {
+            // They come at any time.
+            b'N' | b'A' | b'S' => {}
+            b'E' if self.back.is_fatal() => (self.over, self.told) = (true, true),
+            b'E' if login => return Err(Reason::NotUnderstood),
+            b'E' => self.queue.error().ok_or(Reason::NotUnderstood)?,
+            b'R' | b'K' | b'v' if login => {}
+            b'Z' => {
+                let status = match self.back.body() {
+                    b"I" => Transaction::Idle,
+                    b"T" => Transaction::Open,
+                    b"E" => Transaction::Failed,
+                    _ => return Err(Reason::NotUnderstood),
+                };
+                self.queue.ready().ok_or(Reason::NotUnderstood)?;
+                self.transaction = Some(status);
+            }
+            b'W' => return Err(Reason::Replication),
+            _ => self.queue.reply(kind).ok_or(Reason::NotUnderstood)?,
+        }
+        Ok(())
+    }
+
+    fn answered_encryption(&mut self, answer: u8) {
+        match answer {
+            b'N' => {}
+            b'S' => self.lose_sight(Reason::Tls),
+            b'G' => self.lose_sight(Reason::Gss),
+            _ => self.lose_sight(Reason::NotUnderstood),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

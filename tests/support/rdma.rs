@@ -1,0 +1,78 @@
+//! RDMA devices, where `make test-rdma` runs a test on one of them; and how a test knows that it was the device that carried
+//! the bytes.
+
+use super::programs::run_well;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// An address of the device under test.
+pub fn device() -> Option<IpAddr> {
+    addresses().map(|[first, _]| first)
+}
+
+/// Two addresses of the device under test, for two nodes.
+pub fn addresses() -> Option<[IpAddr; 2]> {
+    let first = address_of("VIANET_TEST_RDMA")?;
+    Some([first, address_of("VIANET_TEST_RDMA_B").unwrap_or(first)])
+}
+
+/// The address in a variable of the environment.
+pub fn address_of(name: &str) -> Option<IpAddr> {
+    Some(std::env::var(name).ok()?.parse().expect("an address"))
+}
+
+/// A queue pair as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuePair {
+    /// Its device, `rxe0` say.
+    pub device: String,
+    /// Its number.
+    pub number: u32,
+    /// The thread that made it.
+    pub thread: u32,
+}
+
+/// The connected, working queue pairs of all processes.
+#[track_caller]
+pub fn queue_pairs() -> Vec<QueuePair> {
+    let text = run_well(
+        Duration::from_secs(60),
+        Command::new("rdma").args(["resource", "show", "qp"]),
+    );
+    text.lines()
+        .filter_map(|line| {
+            // link rxe0/1 lqpn 17 rqpn 18 type RC state RTS ... pid 351 comm vianetd
+            let words: Vec<_> = line.split_whitespace().collect();
+            let after = |key| {
+                let at = words.iter().position(|word| *word == key)?;
+                words.get(at + 1).copied()
+            };
+            let device = after("link")?.split('/').next()?.to_owned();
+            // siw never says which state a queue pair is in.
+            let works = after("state")? == "RTS" || device.starts_with("siw");
+            (works && after("type")? == "RC").then_some(())?;
+            Some(QueuePair {
+                device,
+                number: after("lqpn")?.parse().ok()?,
+                thread: after("pid")?.parse().ok()?,
+            })
+        })
+        .collect()
+}
+
+/// Those of one process.
+#[track_caller]
+pub fn queue_pairs_of(pid: u32) -> Vec<QueuePair> {
+    let own = |pair: &QueuePair| Path::new(&format!("/proc/{pid}/task/{}", pair.thread)).exists();
+    let mut pairs = queue_pairs();
+    pairs.retain(own);
+    pairs
+}
+
+/// Packets that a device has sent. `None`: it does not count them (siw).
+pub fn packets_sent(device: &str) -> Option<u64> {
+    let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
