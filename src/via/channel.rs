@@ -46,10 +46,15 @@ pub trait Wire: Send + Sync {
     /// Brings what arrived into `rx` without blocking, and takes the peer's acknowledgements. True if anything moved.
     /// One driver at a time: the caller holds the receive direction's driver token.
     fn drive_rx(&self, channel: &Channel) -> Result<bool, Broken>;
-    /// As [`Wire::drive_rx`], and where nothing is there sleeps in the kernel for a few milliseconds: one system call where
+    /// As [`Wire::drive_rx`], for the thread that receives: what arrived may be put into its own room while `rx` is empty, which
+    /// saves a copy, and counts as consumed then ([`RingProducer::pass`]). The default uses the ring.
+    fn drive_rx_into(&self, channel: &Channel, _direct: &mut Direct<'_>) -> Result<bool, Broken> {
+        self.drive_rx(channel)
+    }
+    /// As [`Wire::drive_rx_into`], and where nothing is there sleeps in the kernel for a few milliseconds: one system call where
     /// a poll and a read are two, and the common case of a question and its answer. A kick does not end it. The default
     /// does nothing.
-    fn await_rx(&self, _channel: &Channel) -> Result<Awaited, Broken> {
+    fn await_rx(&self, _channel: &Channel, _direct: &mut Direct<'_>) -> Result<Awaited, Broken> {
         Ok(Awaited::Nothing)
     }
     /// Sends what `tx` holds and the peer has credit for, without blocking, and owed acknowledgements. True if
@@ -97,6 +102,50 @@ pub trait Wire: Send + Sync {
     /// descriptor and drives.
     fn peer_bell(&self) -> Option<&dyn Bell> {
         None
+    }
+}
+
+/// The room of a thread that receives, for bytes that need not pass through the ring.
+#[derive(Default)]
+pub struct Direct<'a> {
+    room: &'a mut [u8],
+    filled: usize,
+    open: bool,
+}
+
+impl<'a> Direct<'a> {
+    /// No room.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// All of `room`, for a wire only if it is `open`.
+    pub fn of(room: &'a mut [u8], open: bool) -> Self {
+        Self {
+            room,
+            filled: 0,
+            open,
+        }
+    }
+
+    /// Whether a wire may fill the rest, of which there is some.
+    pub fn is_open(&self) -> bool {
+        self.open && self.filled < self.room.len()
+    }
+
+    /// The part that has no bytes yet.
+    pub fn rest(&mut self) -> &mut [u8] {
+        &mut self.room[self.filled..]
+    }
+
+    /// The next `n` bytes of it are filled.
+    pub fn fill(&mut self, n: usize) {
+        self.filled = self.room.len().min(self.filled + n);
+    }
+
+    /// How many bytes are.
+    pub fn filled(&self) -> usize {
+        self.filled
     }
 }
 

@@ -41,6 +41,7 @@ use std::sync::Arc;
 /// | 8 | `fin` | producer | 1: nothing follows `tail` |
 /// | 128 | `head` | consumer | offset of the first byte not consumed |
 /// | 136 | `lot` | consumer | bytes in its bell while its wake word is RUNG |
+/// | 144 | `passed` | consumer | offset after the last byte that it got past a local ring ([`RingProducer::pass`]) |
 /// | 256 | `receive` | both | wake word of the consumer ([`super::wake`]) |
 /// | 384 | `space` | both | wake word of the producer |
 /// | 512 | `wire` | the wire | words of a wire with local rings that must survive a fork |
@@ -66,6 +67,7 @@ struct Produced {
 struct Consumed {
     head: AtomicU64,
     lot: AtomicU32,
+    passed: AtomicU64,
 }
 
 #[repr(C, align(128))]
@@ -130,6 +132,7 @@ impl Ring {
         header.produced.tail.store(base, Ordering::Relaxed);
         header.produced.fin.store(0, Ordering::Relaxed);
         header.consumed.head.store(base, Ordering::Relaxed);
+        header.consumed.passed.store(base, Ordering::Relaxed);
         header
             .receive
             .0
@@ -241,6 +244,23 @@ impl RingProducer {
         let n = self.storage.with_spans_mut(tail, room, fill)?;
         self.publish(tail, n.min(room));
         Ok(n)
+    }
+
+    /// Whether everything that was accepted was consumed.
+    pub fn is_empty(&self) -> Result<bool, Corrupt> {
+        let tail = self.tail();
+        Ok(self.fresh_head(tail)? == tail)
+    }
+
+    /// Counts `n` bytes of the stream as accepted and consumed, which the consumer was given without the ring. For a thread
+    /// that is producer and consumer both, while the ring is empty. One that dies here leaves an offset that
+    /// [`RingConsumer::skip_passed`] finds, and never bytes that were not written.
+    pub fn pass(&self, n: usize) {
+        let next = self.tail().wrapping_add(n as u64);
+        let header = self.storage.header();
+        header.consumed.passed.store(next, Ordering::Relaxed);
+        header.produced.tail.store(next, Ordering::Release);
+        header.consumed.head.store(next, Ordering::Release);
     }
 
     /// Nothing follows what was accepted so far.
@@ -372,6 +392,21 @@ impl RingConsumer {
     pub fn consume(&self, n: usize) {
         if n > 0 {
             self.consume_to(self.head().wrapping_add(n as u64));
+        }
+    }
+
+    /// Consumes what a process that died had passed by the ring ([`RingProducer::pass`]). Before anything is consumed.
+    pub fn skip_passed(&self) {
+        let word = &self.storage.header().consumed.passed;
+        let (passed, head) = (word.load(Ordering::Relaxed), self.head());
+        let ahead = passed.wrapping_sub(head);
+        if ahead as i64 <= 0 {
+            return;
+        }
+        match self.available() {
+            Ok(n) if ahead <= n as u64 => self.consume_to(passed),
+            // It died before it moved the tail: they were not accepted.
+            _ => word.store(head, Ordering::Relaxed),
         }
     }
 

@@ -4,12 +4,11 @@
 //! and polls it; where nobody waits inside, the watcher does. A thread that comes second sleeps on its wake word, which
 //! the pilot's drives serve, and becomes the pilot when the first one leaves.
 
-use super::{Awaited, Channel, Watcher, ring, worth_waking};
+use super::{Awaited, Channel, Direct, Watcher, ring, worth_waking};
 use crate::via::sync::{AtomicU32, Ordering, fence};
 use crate::via::{Broken, Interest, wake};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -57,17 +56,25 @@ const WATCH_ROOM: u32 = 3;
 pub(super) struct Pilot<'a> {
     channel: &'a Channel,
     pub(super) held: bool,
+    /// Where a receiver's drives may put bytes past the ring; a sender's have no room.
+    pub(super) direct: Direct<'a>,
     /// [`Wire::await_rx`](super::Wire::await_rx) was tried: only the first sleep of a call is likely to be a short
     /// one.
-    napped: Cell<bool>,
+    napped: bool,
 }
 
 impl<'a> Pilot<'a> {
     pub(super) fn none(channel: &'a Channel) -> Self {
+        Self::with(channel, Direct::none())
+    }
+
+    /// One of a thread that receives.
+    pub(super) fn with(channel: &'a Channel, direct: Direct<'a>) -> Self {
         Self {
             channel,
             held: false,
-            napped: Cell::new(false),
+            direct,
+            napped: false,
         }
     }
 
@@ -164,7 +171,7 @@ impl Channel {
             self.settle();
         } else if self.watch.lazy.load(Ordering::Acquire) != 0 {
             // Calls come in and nobody watches: a sender that never finds the ring full does not read.
-            self.drive_rx(false);
+            self.drive_rx();
         }
     }
 
@@ -178,7 +185,7 @@ impl Channel {
 
     /// Everything that the wire can move now.
     pub(super) fn drive_both(&self) {
-        self.drive_rx(false);
+        self.drive_rx();
         if self.driven() {
             self.drive_tx();
         }
@@ -186,7 +193,13 @@ impl Channel {
 
     /// Unless another thread is the pilot: what is read from under its poll would not wake it, though it may be just what
     /// it waits for.
-    pub(super) fn drive_rx(&self, as_pilot: bool) -> bool {
+    fn drive_rx(&self) -> bool {
+        self.drive_rx_as(&mut Pilot::none(self))
+    }
+
+    /// As [`Channel::drive_rx`], by a thread inside, which may be the pilot.
+    pub(super) fn drive_rx_as(&self, pilot: &mut Pilot<'_>) -> bool {
+        let as_pilot = pilot.held;
         let (mut any, mut driven) = (false, false);
         let moved = self.driving_rx.run(|| {
             // The counterpart is in `fly`: of a pilot that goes to sleep and a driver that begins, one sees the other.
@@ -196,7 +209,7 @@ impl Channel {
             }
             driven = true;
             // Run once more for another thread, it must not forget what the first run moved.
-            any |= self.wire.drive_rx(self)?;
+            any |= self.wire.drive_rx_into(self, &mut pilot.direct)?;
             Ok(any)
         });
         let any = self.driven_to(moved);
@@ -208,14 +221,14 @@ impl Channel {
     }
 
     /// A look at a driven wire by a thread that spins.
-    pub(super) fn spin_rx(&self, as_pilot: bool) -> bool {
+    pub(super) fn spin_rx(&self, pilot: &mut Pilot<'_>) -> bool {
         if !self.driven() {
             return false;
         }
         for _ in 0..EASE {
             std::hint::spin_loop();
         }
-        self.drive_rx(as_pilot)
+        self.drive_rx_as(pilot)
     }
 
     /// For the pilot, who looks at [`Wire::interest`](super::Wire::interest) before it polls and when it leaves; others
@@ -296,7 +309,7 @@ impl Channel {
     pub(super) fn sleep(
         &self,
         word: &AtomicU32,
-        pilot: &Pilot<'_>,
+        pilot: &mut Pilot<'_>,
         time: Duration,
         pending: impl Fn() -> bool,
     ) -> Slept {
@@ -313,7 +326,7 @@ impl Channel {
             crate::via::sync::Woken::Interrupted => return Slept::Interrupted,
             // Nobody may be watching the control connection for us.
             crate::via::sync::Woken::TimedOut if !self.driven() => {
-                self.drive_rx(false);
+                self.drive_rx_as(pilot);
             }
             _ => {}
         }
@@ -321,7 +334,7 @@ impl Channel {
     }
 
     /// The pilot's poll: the only one of this descriptor by a thread that waits inside.
-    fn fly(&self, pilot: &Pilot<'_>, time: Duration, pending: &impl Fn() -> bool) -> Slept {
+    fn fly(&self, pilot: &mut Pilot<'_>, time: Duration, pending: &impl Fn() -> bool) -> Slept {
         let Some(kick) = &self.kick_event else {
             return Slept::Awake;
         };
@@ -332,8 +345,11 @@ impl Channel {
         if !self.driving_rx.is_free() || pending() {
             return Slept::Awake;
         }
-        if !interest.write && time >= SHORTEST_FOR_A_NAP && !pilot.napped.replace(true) {
-            return self.nap();
+        if !interest.write
+            && time >= SHORTEST_FOR_A_NAP
+            && !std::mem::replace(&mut pilot.napped, true)
+        {
+            return self.nap(pilot);
         }
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, interest.read);
@@ -352,7 +368,7 @@ impl Channel {
                 if !fds[1].revents().is_empty() {
                     let _ = rustix::io::read(kick, &mut [0; 8]);
                 }
-                self.drive_rx(true);
+                self.drive_rx_as(pilot);
                 self.push_tx();
             }
             _ => {}
@@ -361,13 +377,13 @@ impl Channel {
     }
 
     /// The pilot's first sleep.
-    fn nap(&self) -> Slept {
+    fn nap(&self, pilot: &mut Pilot<'_>) -> Slept {
         let mut any = false;
         let mut slept = None;
         let moved = self.driving_rx.run(|| {
             match slept {
                 None => {
-                    let awaited = self.wire.await_rx(self)?;
+                    let awaited = self.wire.await_rx(self, &mut pilot.direct)?;
                     any |= awaited == Awaited::Moved;
                     slept = Some(match awaited {
                         Awaited::Interrupted => Slept::Interrupted,
@@ -375,7 +391,7 @@ impl Channel {
                     });
                 }
                 // Once more, for another thread.
-                Some(_) => any |= self.wire.drive_rx(self)?,
+                Some(_) => any |= self.wire.drive_rx_into(self, &mut pilot.direct)?,
             }
             Ok(any)
         });

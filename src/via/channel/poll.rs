@@ -5,6 +5,7 @@
 //! rings as ever, and nothing is held once it is over (a thread may be cancelled in the poll).
 
 use super::Channel;
+use super::drive::Pilot;
 use crate::via::sync::Ordering;
 use crate::via::wait::Spun;
 use crate::via::wake;
@@ -26,7 +27,7 @@ impl Channel {
         let kicks = self.kicks();
         let spun = self.receive_spin.run(limit, || {
             // What it moves may be an acknowledgement only: that makes nothing readable.
-            self.spin_rx(false);
+            self.spin_rx(&mut Pilot::none(self));
             self.pending() || !resting() || self.kicks() != kicks
         });
         if spun == Spun::Hit {

@@ -1,7 +1,7 @@
 //! The consumer's side of a channel: enter, copy, wait, leave.
 
 use super::drive::{Pilot, Slept};
-use super::{Channel, Come, Received, Tap, Wait};
+use super::{Channel, Come, Direct, Received, Tap, Wait};
 use crate::via::ring::Corrupt;
 use crate::via::sync::Ordering;
 use crate::via::wait::{Deadline, Spun};
@@ -118,13 +118,15 @@ impl Channel {
         take: Take<'_>,
     ) -> Result<Received, Broken> {
         let mut deadline = None;
-        let mut pilot = Pilot::none(self);
+        // What is only looked at, or judged first, must be in the ring.
+        let open = matches!(take, Take::All) && !self.reads_shut.load(Ordering::Acquire);
+        let mut pilot = Pilot::with(self, Direct::of(dst, open));
         loop {
-            if let Some(received) = self.look(dst, take)? {
+            if let Some(received) = self.look(&mut pilot.direct, take)? {
                 return Ok(received);
             }
             if self.driven() && (wait == Wait::No || self.receive_habit.worth_a_try()) {
-                let moved = self.drive_rx(pilot.held);
+                let moved = self.drive_rx_as(&mut pilot);
                 self.receive_habit.learn(moved);
                 if moved {
                     continue;
@@ -132,7 +134,7 @@ impl Channel {
             }
             if let Some(why) = self.broken() {
                 // Once more: it may have delivered its last bytes before it broke.
-                return self.look(dst, take)?.ok_or(why);
+                return self.look(&mut pilot.direct, take)?.ok_or(why);
             }
             let Wait::Until { spin, timeout } = wait else {
                 return Ok(Received::Empty);
@@ -143,29 +145,35 @@ impl Channel {
             let deadline = deadline.get_or_insert_with(|| Deadline::after(timeout));
             pilot.take();
             let spun = self.receive_spin.run(spin, || {
-                self.spin_rx(pilot.held) || self.pending() || self.kicks() != kicks
+                self.spin_rx(&mut pilot) || self.pending() || self.kicks() != kicks
             });
             if spun == Spun::Hit {
                 continue;
             }
             let Some(time) = deadline.left(self.longest_sleep()) else {
-                if self.driven() && self.drive_rx(pilot.held) {
+                if self.driven() && self.drive_rx_as(&mut pilot) {
                     continue;
                 }
                 return Ok(Received::Empty);
             };
             let pending = || self.pending() || self.broken.get().is_some() || self.kicks() != kicks;
-            if self.sleep(self.rx.receive_word(), &pilot, time, pending) == Slept::Interrupted {
-                return Ok(self.look(dst, take)?.unwrap_or(Received::Interrupted));
+            let slept = self.sleep(self.rx.receive_word(), &mut pilot, time, pending);
+            if slept == Slept::Interrupted {
+                let received = self.look(&mut pilot.direct, take)?;
+                return Ok(received.unwrap_or(Received::Interrupted));
             }
         }
     }
 
-    /// What is in the ring now.
-    fn look(&self, dst: &mut [u8], take: Take<'_>) -> Result<Option<Received>, Broken> {
+    /// What a drive has put into the room, and what is in the ring now.
+    fn look(&self, room: &mut Direct<'_>, take: Take<'_>) -> Result<Option<Received>, Broken> {
         // In this order: the end is set after the last byte.
         let finished = self.rx.finished();
+        let passed = room.filled();
+        let dst = room.rest();
         let n = match take {
+            // Whatever stands behind them is found by the next call.
+            _ if passed > 0 => Ok(passed + self.pop_all(dst).unwrap_or(0)),
             _ if self.reads_shut.load(Ordering::Acquire) => Ok(0),
             Take::All => self.pop_all(dst),
             Take::Nothing if !self.deliverable() => Ok(0),
@@ -224,6 +232,9 @@ impl Channel {
     /// the receive direction's lock.
     pub fn enter_rx(&self) -> Result<(), Broken> {
         let entered = wake::enter(self.rx.receive_word());
+        if self.driven() {
+            self.rx.skip_passed();
+        }
         let lot = match entered {
             wake::Entered::Quiet => 0,
             _ => self.rx.lot(),

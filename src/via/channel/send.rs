@@ -70,7 +70,7 @@ impl Channel {
         pilot.take();
         let spun = self
             .send_spin
-            .run(spin, || self.spin_rx(pilot.held) || self.room() > 0);
+            .run(spin, || self.spin_rx(&mut pilot) || self.room() > 0);
         spun == Spun::Hit && self.room() > 0
     }
 
@@ -123,7 +123,7 @@ impl Channel {
         let mut pilot = Pilot::none(self);
         loop {
             if self.driven() {
-                self.drive_rx(pilot.held);
+                self.drive_rx_as(&mut pilot);
                 self.drive_tx();
             }
             done += self.push_from(src, done, tap)?;
@@ -149,7 +149,7 @@ impl Channel {
             let ready = || room() || self.kicks() != kicks;
             let spun = self
                 .send_spin
-                .run(spin, || self.spin_rx(pilot.held) || ready());
+                .run(spin, || self.spin_rx(&mut pilot) || ready());
             if spun == Spun::Hit {
                 continue;
             }
@@ -157,7 +157,7 @@ impl Channel {
                 return over(done);
             };
             let pending = || ready() || self.broken.get().is_some();
-            if self.sleep(self.tx.space_word(), &pilot, time, pending) == Slept::Interrupted {
+            if self.sleep(self.tx.space_word(), &mut pilot, time, pending) == Slept::Interrupted {
                 done += self.push_from(src, done, tap)?;
                 return over(done);
             }

@@ -22,6 +22,7 @@ enum Operation {
     Peek(usize, usize),
     Spans(usize, usize),
     Retained(u64, usize),
+    Pass(usize),
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -34,6 +35,7 @@ fn operation() -> impl Strategy<Value = Operation> {
         (0..6000_usize, 0..6000_usize).prop_map(|(a, b)| Operation::Peek(a, b)),
         (0..6000_usize, 0..6000_usize).prop_map(|(a, b)| Operation::Spans(a, b)),
         (0..6000_u64, 0..6000_usize).prop_map(|(a, b)| Operation::Retained(a, b)),
+        (0..6000_usize).prop_map(Operation::Pass),
     ]
 }
 
@@ -106,6 +108,15 @@ proptest! {
                     let there = max.min(oracle.len().saturating_sub(skip));
                     prop_assert_eq!(n.is_err(), there == 0);
                     prop_assert!(oracle.iter().skip(skip).take(there).eq(seen.iter()));
+                }
+                Operation::Pass(n) => {
+                    prop_assert_eq!(producer.is_empty().unwrap(), oracle.is_empty());
+                    if oracle.is_empty() {
+                        producer.pass(n);
+                        accepted = accepted.wrapping_add(n as u64);
+                        consumed = accepted;
+                    }
+                    consumer.skip_passed();
                 }
                 Operation::Retained(from, most) => {
                     let mut dst = vec![0; most];
@@ -188,6 +199,35 @@ fn moves_between_descriptors_without_a_copy_of_its_own() {
     producer.push(&[0; 4096]).unwrap();
     let full = producer.read_from(&out, 10).unwrap_err();
     assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+}
+
+/// A process that passes bytes by the ring and is killed after any of its stores leaves none that nobody wrote.
+#[test]
+fn a_death_while_bytes_pass_by_leaves_nothing_to_read() {
+    for base in [0, 77, u64::MAX - 5] {
+        let ring = ring(base);
+        let (producer, consumer) = (ring.producer(), ring.consumer());
+        let header = ring.storage.header();
+        let passed = &header.consumed.passed;
+        producer.push(b"before").unwrap();
+        consumer.consume(6);
+        let (tail, next) = (producer.tail(), producer.tail().wrapping_add(100));
+
+        passed.store(next, Ordering::Relaxed);
+        consumer.skip_passed();
+        assert_eq!((consumer.head(), consumer.available()), (tail, Ok(0)));
+        // And what comes later is not taken for it.
+        producer.push(&[1; 200]).unwrap();
+        consumer.skip_passed();
+        assert_eq!(consumer.available(), Ok(200));
+        consumer.consume(200);
+
+        let next = producer.tail().wrapping_add(100);
+        passed.store(next, Ordering::Relaxed);
+        header.produced.tail.store(next, Ordering::Release);
+        consumer.skip_passed();
+        assert_eq!((consumer.head(), consumer.available()), (next, Ok(0)));
+    }
 }
 
 #[test]

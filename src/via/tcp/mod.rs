@@ -2,8 +2,13 @@
 
 mod connect;
 mod listen;
+mod payload;
+#[cfg(test)]
+mod payload_tests;
 mod wire;
 mod words;
+
+pub use wire::WHOLE_MESSAGE;
 
 use super::{
     ConnectError, ConnectRequest, Connecting, ListenConfig, Listener, Provider, Transport,

@@ -1,8 +1,8 @@
 //! The wire of the tcp provider: VIA packets framed on one connection, between this side's rings and the peer.
 //!
 //! Sending: the application's bytes stand in the send ring until the peer's reader has consumed them; one `sendmsg`
-//! hands header and ring spans to the kernel. Receiving: one `recvmsg` puts payload straight into the receive ring, and what
-//! comes behind it (the next header) into a small buffer. Nothing is allocated for a packet.
+//! hands header and ring spans to the kernel. Receiving: one `recvmsg` puts payload straight into the room of the thread that
+//! receives, or into the receive ring ([`Payload`]), and what comes behind it (the next header) into a small buffer. Nothing is allocated for a packet.
 //!
 //! Why nothing starves or deadlocks: unacknowledged bytes never exceed the ring, and the peer's ring is as large, so
 //! whoever reads the socket has room for everything that can come. A packet that the kernel took in part is finished
@@ -13,8 +13,9 @@
 //! hand over, nobody waits). After a failed send only the receive half reports the break, so that a disconnect packet
 //! that is still in the socket is read first.
 
+use super::payload::Payload;
 use super::words::{self, Before, Pending, RxWords, TxWords};
-use crate::via::channel::{Awaited, Channel, Wire};
+use crate::via::channel::{Awaited, Channel, Direct, Wire};
 use crate::via::packet::{self, FLAG_ANSWER, FLAG_FIN, HEADER_BYTES, Header, Type};
 use crate::via::ring::{Ring, RingConsumer, RingProducer};
 use crate::via::{Broken, EndReason, Interest, Transport};
@@ -29,6 +30,10 @@ use std::sync::{Arc, OnceLock};
 
 /// What is read beside the payload: a packet of a request and its answer fits whole.
 const SCRATCH: usize = 2048;
+/// In a stream that the peer is behind with, less than this is not worth a system call and packets of its own. Bytes.
+const WORTH_SENDING: usize = 128 * 1024;
+/// The most that a receiver may want to have whole before it consumes any of it (messages of a followed session). Bytes.
+pub const WHOLE_MESSAGE: usize = 64 * 1024;
 /// Reads of one drive: a peer that floods us with empty packets does not hold the thread.
 const ROUNDS: usize = 64;
 
@@ -98,7 +103,7 @@ impl TcpWire {
     // --- receive direction ---
 
     /// Under the driver token: takes what is there, with `nap` after a short sleep until something is.
-    fn receive_all(&self, nap: bool) -> Result<Awaited, Broken> {
+    fn receive_all(&self, nap: bool, direct: &mut Direct<'_>) -> Result<Awaited, Broken> {
         if let Some(broken) = self.broken.get() {
             return Err(broken.clone());
         }
@@ -106,23 +111,26 @@ impl TcpWire {
             if before == Before::Died {
                 self.orphaned();
             }
-            self.receive_alone(nap)
+            self.receive_alone(nap, direct)
         });
         received.unwrap_or(Ok(Awaited::Nothing))
     }
 
-    fn receive_alone(&self, nap: bool) -> Result<Awaited, Broken> {
+    fn receive_alone(&self, nap: bool, direct: &mut Direct<'_>) -> Result<Awaited, Broken> {
         // Who had it before may have found it.
         if let Some(broken) = self.broken.get() {
             return Err(broken.clone());
         }
+        let mut payload = Payload::new(&self.rx, direct);
         let mut moved = false;
         let mut flags = match nap {
             true => RecvFlags::empty(),
             false => RecvFlags::DONTWAIT,
         };
         for _ in 0..ROUNDS {
-            match self.read(flags, &mut moved) {
+            match self.read(flags, &mut payload, &mut moved) {
+                // What the receiver has no room for stays where it is cheapest.
+                Ok(Read::More) if payload.is_enough() => break,
                 Ok(Read::More) => flags = RecvFlags::DONTWAIT,
                 Ok(Read::Interrupted) if flags.is_empty() => return Ok(Awaited::Interrupted),
                 Ok(_) => break,
@@ -147,20 +155,31 @@ impl TcpWire {
     }
 
     /// Reads once.
-    fn read(&self, flags: RecvFlags, moved: &mut bool) -> Result<Read, Broken> {
+    fn read(
+        &self,
+        flags: RecvFlags,
+        sink: &mut Payload<'_, '_>,
+        moved: &mut bool,
+    ) -> Result<Read, Broken> {
         let mut scratch = [0; SCRATCH];
         let stashed = self.rx_words.unstash(&mut scratch);
         let (remaining, fin) = self.rx_words.remaining();
-        let mut asked = SCRATCH - stashed;
+        let (mut asked, mut straight) = (SCRATCH - stashed, 0);
         let result = if remaining > 0 {
-            // `accept_data` saw that there is room for all of it.
             let mut read = Ok(0);
-            let direct = self.rx.with_room(remaining, |spans| {
-                read = read_spans(&self.socket, spans, &mut scratch[..], flags);
-                Ok(read.as_ref().map_or(0, |n| (*n).min(remaining)))
+            let filled = sink.fill(remaining, |spans, behind| {
+                let room = spans.iter().map(|span| span.len()).sum::<usize>();
+                asked = room + behind.min(SCRATCH);
+                read = read_spans(
+                    &self.socket,
+                    spans,
+                    &mut scratch[..behind.min(SCRATCH)],
+                    flags,
+                );
+                straight = read.as_ref().map_or(0, |n| (*n).min(room));
+                straight
             });
-            asked += remaining;
-            match direct {
+            match filled {
                 Ok(_) => read,
                 Err(e) => return Err(Broken::Corrupt(e.to_string())),
             }
@@ -182,22 +201,26 @@ impl TcpWire {
                 };
             }
         };
-        let direct = n.min(remaining);
-        if direct > 0 {
+        if straight > 0 {
             *moved = true;
-            self.rx_words.set_remaining(remaining - direct, fin);
-            self.end_if_complete(remaining - direct, fin);
+            self.rx_words.set_remaining(remaining - straight, fin);
+            self.end_if_complete(remaining - straight, fin);
         }
-        self.take(&scratch[..stashed + n - direct], moved)?;
+        self.take(&scratch[..stashed + n - straight], sink, moved)?;
         Ok(if n < asked { Read::Drained } else { Read::More })
     }
 
     /// Takes packets, and the beginning of one.
-    fn take(&self, mut bytes: &[u8], moved: &mut bool) -> Result<(), Broken> {
+    fn take(
+        &self,
+        mut bytes: &[u8],
+        sink: &mut Payload<'_, '_>,
+        moved: &mut bool,
+    ) -> Result<(), Broken> {
         while !bytes.is_empty() {
             let (remaining, fin) = self.rx_words.remaining();
             if remaining > 0 {
-                let n = self.rx.push(&bytes[..bytes.len().min(remaining)])?;
+                let n = sink.push(&bytes[..bytes.len().min(remaining)])?;
                 if n == 0 {
                     return Err(Broken::Corrupt("no room for announced data".into()));
                 }
@@ -428,7 +451,8 @@ impl TcpWire {
             self.tx_words.begin(pending, offered, consumed);
             true
         };
-        if tail != sent || fin {
+        let over = finished || flags & words::END != 0;
+        if fin || (tail != sent && (over || !self.gathers(sent, tail))) {
             if fin {
                 self.tx_words.set(words::FIN_SENT);
             }
@@ -455,6 +479,15 @@ impl TcpWire {
             return begin(Type::Ack, 0, 0, sent);
         }
         false
+    }
+
+    /// Whether what was accepted and not sent waits for more of the stream, or for an acknowledgement. That must be sure to
+    /// come, whatever the peer does with the bytes: it has a whole message more than the half of a ring after which it
+    /// acknowledges. (And one that rests acknowledges what it has consumed.)
+    fn gathers(&self, sent: u64, tail: u64) -> bool {
+        let under_way = sent.wrapping_sub(self.tx.head()) as usize;
+        let enough = self.tx.size() / 2 + WHOLE_MESSAGE;
+        under_way >= enough && (tail.wrapping_sub(sent) as usize) < WORTH_SENDING
     }
 
     /// Sends what can be sent. True if anything moved.
@@ -489,13 +522,17 @@ impl Wire for TcpWire {
         Transport::Tcp
     }
 
-    fn drive_rx(&self, _channel: &Channel) -> Result<bool, Broken> {
-        self.receive_all(false)
+    fn drive_rx(&self, channel: &Channel) -> Result<bool, Broken> {
+        self.drive_rx_into(channel, &mut Direct::none())
+    }
+
+    fn drive_rx_into(&self, _channel: &Channel, direct: &mut Direct<'_>) -> Result<bool, Broken> {
+        self.receive_all(false, direct)
             .map(|awaited| awaited == Awaited::Moved)
     }
 
-    fn await_rx(&self, _channel: &Channel) -> Result<Awaited, Broken> {
-        self.receive_all(true)
+    fn await_rx(&self, _channel: &Channel, direct: &mut Direct<'_>) -> Result<Awaited, Broken> {
+        self.receive_all(true, direct)
     }
 
     fn drive_tx(&self, _channel: &Channel) -> Result<bool, Broken> {

@@ -29,7 +29,7 @@ pub fn recv_exactly(channel: &Channel, n: usize) -> Vec<u8> {
     bytes
 }
 
-fn drive_until(channel: &Channel, what: &str, done: impl Fn() -> bool) {
+fn drive_until(channel: &Channel, what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !done() {
         assert!(Instant::now() < end, "{what}");
@@ -103,6 +103,70 @@ fn streams_both_ways_at_once() {
             s.spawn(|| assert_eq!(consume(&server), total));
         });
     }
+}
+
+/// A stream's small pieces are gathered while the peer is behind, and none of them stays behind when the sender says nothing
+/// more: the peer takes whole messages of the largest size only, and its acknowledgements fetch the rest.
+#[test]
+fn what_is_held_back_is_fetched_by_acknowledgements() {
+    let message = super::super::wire::WHOLE_MESSAGE;
+    let (client, server) = pair_on(v4(), 1 << 19);
+    let total = server.rx.size();
+    for piece in (0..total).collect::<Vec<_>>().chunks(4096) {
+        let bytes: Vec<u8> = piece.iter().map(|n| byte(*n as u64)).collect();
+        send_all(&client, &bytes);
+        let _ = server.drive();
+    }
+    let mut had_less = false;
+    let mut whole = vec![0; message];
+    for at in (0..total).step_by(message) {
+        drive_until(&server, "a whole message", || {
+            had_less |= server.come() + at < total;
+            let _ = client.drive();
+            server.come() >= message
+        });
+        assert_eq!(server.recv(&mut whole, WAIT), Ok(Received::Bytes(message)));
+        assert!((at..).zip(&whole).all(|(n, got)| *got == byte(n as u64)));
+    }
+    assert!(had_less, "something was held back");
+}
+
+/// A receiver that finds the ring empty gets its bytes from the socket, in packets of any size and into room of any size;
+/// what it has no bytes for it finds as it was.
+#[test]
+fn the_room_behind_what_was_received_is_not_touched() {
+    let (client, server) = pair_on(v4(), 1 << 19);
+    let total: u64 = 8 << 20;
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let (mut at, mut size) = (0, 1_u64);
+            while at < total {
+                size = size.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let n = (1 + (size >> 33) % 200_000).min(total - at);
+                let piece: Vec<u8> = (at..at + n).map(byte).collect();
+                send_all(&client, &piece);
+                at += n;
+            }
+        });
+        let (mut at, mut size) = (0, 7_u64);
+        while at < total {
+            size = size.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let most = 1 + (size >> 33) as usize % 150_000;
+            let mut room: Vec<u8> = (0..most as u64).map(|n| !byte(at + n)).collect();
+            let Received::Bytes(n) = server.recv(&mut room, WAIT).expect("receives") else {
+                panic!("the stream goes on at byte {at}");
+            };
+            for (i, got) in room.iter().enumerate() {
+                let sent = byte(at + i as u64);
+                let expected = if i < n { sent } else { !sent };
+                assert_eq!(
+                    *got, expected,
+                    "byte {i} of {n} from byte {at} of the stream on"
+                );
+            }
+            at += n as u64;
+        }
+    });
 }
 
 #[test]
