@@ -9,14 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+/// Of a token that may be on its way still: says whether its sender has sent it.
+pub type Late<'a> = Option<&'a dyn Fn() -> bool>;
+
 /// Readable means "`recv` would not block", writable means "`send` would not block". All calls are non-blocking and may
 /// come from either process of a channel; the wake words decide who calls when.
 pub trait Bell: Send + Sync {
     /// Makes it readable; `tokens` is a copy of the next unread stream bytes (one, except for a shared descriptor).
     fn ring(&self, tokens: &[u8]);
     /// Takes back what was rung and says how many of `expected` bytes were still there. `late`: the one token may be on
-    /// its way still; waits for it within bounds.
-    fn take_back(&self, expected: usize, late: bool) -> usize;
+    /// its way still; waits for it within bounds, or until it is known to have been sent.
+    fn take_back(&self, expected: usize, late: Late<'_>) -> usize;
     /// Whether everything that was rung is gone from the bell.
     fn is_taken(&self) -> bool;
     /// Makes it readable for ever: the stream ended and every byte was consumed.
@@ -149,8 +152,8 @@ impl AppBell {
     }
 
     /// The reading part of [`Bell::take_back`]; `buffer` has room for the expected bytes and the strays.
-    fn take(&self, buffer: &mut [u8], expected: usize, late: bool) -> usize {
-        let mut waited = None;
+    fn take(&self, buffer: &mut [u8], expected: usize, late: Late<'_>) -> usize {
+        let (mut waited, mut sent) = (None, false);
         for round in 0_u32.. {
             match self.receive(buffer) {
                 Ok(n) => {
@@ -162,11 +165,17 @@ impl AppBell {
                     return n.min(expected);
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) if late => {
+                // It was there before its sender said so: somebody read it.
+                Err(Errno::AGAIN) if sent => return 0,
+                Err(Errno::AGAIN) if let Some(is_sent) = late => {
+                    sent = self.strays.load(Ordering::Relaxed) == 0 && is_sent();
+                    if sent {
+                        continue;
+                    }
                     let since = *waited.get_or_insert_with(Instant::now);
                     if since.elapsed() > LATE {
                         self.strays.fetch_add(1, Ordering::Relaxed);
-                        // It was not read by anybody else either: nothing is missing.
+                        // Nobody vouches for it, so it was not sent, and not read by anybody else: nothing is missing.
                         return expected;
                     }
                     pause(round);
@@ -214,7 +223,7 @@ impl Bell for AppBell {
         send(self.far.as_fd(), tokens);
     }
 
-    fn take_back(&self, expected: usize, late: bool) -> usize {
+    fn take_back(&self, expected: usize, late: Late<'_>) -> usize {
         // A token whose sender was given up on may have come after all.
         let strays = self.strays.load(Ordering::Relaxed) as usize;
         match expected + strays {
@@ -284,7 +293,7 @@ impl Bell for FarBell {
         send(self.far.as_fd(), tokens);
     }
 
-    fn take_back(&self, expected: usize, _late: bool) -> usize {
+    fn take_back(&self, expected: usize, _late: Late<'_>) -> usize {
         expected // only the process that holds the near end can
     }
 
@@ -346,7 +355,7 @@ impl Bell for EventBell {
         self.signal();
     }
 
-    fn take_back(&self, expected: usize, _late: bool) -> usize {
+    fn take_back(&self, expected: usize, _late: Late<'_>) -> usize {
         expected
     }
 
@@ -376,7 +385,7 @@ pub struct NoBell;
 
 impl Bell for NoBell {
     fn ring(&self, _tokens: &[u8]) {}
-    fn take_back(&self, expected: usize, _late: bool) -> usize {
+    fn take_back(&self, expected: usize, _late: Late<'_>) -> usize {
         expected
     }
     fn is_taken(&self) -> bool {
@@ -395,7 +404,7 @@ impl<B: Bell + ?Sized> Bell for Arc<B> {
     fn ring(&self, tokens: &[u8]) {
         (**self).ring(tokens);
     }
-    fn take_back(&self, expected: usize, late: bool) -> usize {
+    fn take_back(&self, expected: usize, late: Late<'_>) -> usize {
         (**self).take_back(expected, late)
     }
     fn is_taken(&self) -> bool {

@@ -467,6 +467,7 @@ impl Channel {
         match self.wire.peer_bell() {
             Some(bell) => wake::publish(
                 self.tx.receive_word(),
+                self.tx.voucher(),
                 || self.tx.finished() || self.tx.next_unread().is_some(),
                 |force| ring(bell, self.tx.next_unread(), self.tx.finished(), force),
             ),

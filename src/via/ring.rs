@@ -43,6 +43,7 @@ use std::sync::Arc;
 /// | 136 | `lot` | consumer | bytes in its bell while its wake word is RUNG |
 /// | 144 | `passed` | consumer | offset after the last byte that it got past a local ring ([`RingProducer::pass`]) |
 /// | 256 | `receive` | both | wake word of the consumer ([`super::wake`]) |
+/// | 260 | `voucher` | publishers | which of them has sent a token that the consumer found to be late |
 /// | 384 | `space` | both | wake word of the producer |
 /// | 512 | `wire` | the wire | words of a wire with local rings that must survive a fork |
 #[repr(C)]
@@ -50,7 +51,7 @@ use std::sync::Arc;
 pub struct RingHeader {
     produced: Produced,
     consumed: Consumed,
-    receive: Word,
+    receive: ReceiveWord,
     space: Word,
     wire: WireWords,
 }
@@ -69,6 +70,10 @@ struct Consumed {
     lot: AtomicU32,
     passed: AtomicU64,
 }
+
+#[repr(C, align(128))]
+#[derive(Default)]
+struct ReceiveWord(AtomicU32, AtomicU32);
 
 #[repr(C, align(128))]
 #[derive(Default)]
@@ -292,6 +297,11 @@ impl RingProducer {
         &self.storage.header().receive.0
     }
 
+    /// Beside it, for [`super::wake::publish`].
+    pub fn voucher(&self) -> &AtomicU32 {
+        &self.storage.header().receive.1
+    }
+
     /// The producer's own wake word.
     pub fn space_word(&self) -> &AtomicU32 {
         &self.storage.header().space.0
@@ -505,6 +515,11 @@ impl RingConsumer {
     /// The consumer's own wake word.
     pub fn receive_word(&self) -> &AtomicU32 {
         &self.storage.header().receive.0
+    }
+
+    /// Beside it, where a publisher vouches for a token ([`super::wake`]).
+    pub fn voucher(&self) -> &AtomicU32 {
+        &self.storage.header().receive.1
     }
 
     /// The producer's wake word.

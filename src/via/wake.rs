@@ -11,7 +11,8 @@
 //! | INSIDE | a thread is in our code and looks again before it leaves | does nothing |
 //! | FUTEX | that thread sleeps on the word | takes it to INSIDE and wakes it |
 //!
-//! RINGING is what lets the consumer tell a token that is late from one that somebody read behind our back.
+//! RINGING is what lets the consumer tell a token that is late from one that somebody read behind our back; and a publisher
+//! that has sent it, and finds that the consumer came in before it could say RUNG, says so in a second word, the voucher.
 //!
 //! **Space word**, between the side that frees room and the producer: OPEN (the bell is writable), FULL (a send came
 //! back short and the bell was blocked: who frees enough room takes it to OPEN and opens the bell), INSIDE and FUTEX as
@@ -55,15 +56,25 @@ pub enum Entered {
     Quiet,
     /// What was rung is in the bell, or was read behind our back.
     Rung,
-    /// One token is on its way (or its sender died).
-    Late,
+    /// One token is on its way (or its sender died), or was sent and perhaps read behind our back: then the voucher comes to
+    /// hold this number.
+    Late(u32),
 }
 
 /// Publisher: after `tail` or `fin` was stored. `unread` says whether there is anything for the consumer, `ring` sends
 /// the token and says whether it did: the consumer may have come, taken everything and left meanwhile, and then a word
 /// that said RUNG with an empty bell would silence every later publisher. `ring(true)` sends some token in any case.
-pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) -> bool) {
+pub fn publish(
+    word: &AtomicU32,
+    voucher: &AtomicU32,
+    unread: impl Fn() -> bool,
+    ring: impl Fn(bool) -> bool,
+) {
     let ringing = RINGING | me() << 3;
+    // What was said of an earlier token is not true of the next one. (Nobody else writes our number.)
+    if voucher.load(Ordering::Relaxed) == ringing {
+        voucher.store(0, Ordering::Relaxed);
+    }
     // Bounded, since `unread` looks at what another process can write.
     for _ in 0..100 {
         fence(Ordering::SeqCst);
@@ -87,8 +98,11 @@ pub fn publish(word: &AtomicU32, unread: impl Fn() -> bool, ring: impl Fn(bool) 
         let next = if rung { RUNG } else { ARMED };
         // Fails when the consumer came in meanwhile; it waits for a token then and throws it away.
         let left = word.compare_exchange(ringing, next, Ordering::AcqRel, Ordering::Relaxed);
-        if left.is_err() && !rung {
-            ring(true);
+        if left.is_err() {
+            if !rung {
+                ring(true);
+            }
+            voucher.store(ringing, Ordering::Release);
         }
         if left.is_err() || rung {
             return;
@@ -108,7 +122,7 @@ pub fn enter(word: &AtomicU32) -> Entered {
     }
     match word.swap(INSIDE, Ordering::AcqRel) {
         RUNG => Entered::Rung,
-        word if is_ringing(word) => Entered::Late,
+        word if is_ringing(word) => Entered::Late(word),
         _ => Entered::Quiet,
     }
 }

@@ -344,7 +344,7 @@ impl Conn {
             if state.left.is_empty() && std::mem::take(&mut state.rung) {
                 let bell = self.bell.lock().clone();
                 if let Some(bell) = bell {
-                    bell.take_back(1, false);
+                    bell.take_back(1, None);
                 }
             }
         }

@@ -290,6 +290,7 @@ impl Channel {
     fn tell_local(&self) {
         wake::publish(
             self.rx.receive_word(),
+            self.rx.voucher(),
             || self.deliverable(),
             |force| {
                 // The receiver may have been here since, and have use only for more now.

@@ -1,6 +1,7 @@
 //! The channel's own send and receive under the model checker, over rings that both sides share: `make loom`.
 
 use super::*;
+use crate::via::bell::Late;
 use crate::via::ring::{Ring, Storage};
 use loom::sync::Arc;
 use loom::thread;
@@ -38,11 +39,11 @@ impl Bell for CountingBell {
         self.0.tokens.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn take_back(&self, expected: usize, late: bool) -> usize {
+    fn take_back(&self, expected: usize, late: Late<'_>) -> usize {
         (0..expected)
             .filter(|_| {
                 while !take_one(&self.0.tokens) {
-                    if !late {
+                    if late.is_none() {
                         return false;
                     }
                     thread::yield_now();

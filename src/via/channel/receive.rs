@@ -239,7 +239,15 @@ impl Channel {
             wake::Entered::Quiet => 0,
             _ => self.rx.lot(),
         };
-        let back = self.bell.take_back(lot, entered == wake::Entered::Late);
+        let vouched;
+        let late: Option<&dyn Fn() -> bool> = match entered {
+            wake::Entered::Late(ringing) => {
+                vouched = move || self.rx.voucher().load(Ordering::Acquire) == ringing;
+                Some(&vouched)
+            }
+            _ => None,
+        };
+        let back = self.bell.take_back(lot, late);
         match lot.saturating_sub(back) {
             0 => Ok(()),
             missing => self.was_read(missing),

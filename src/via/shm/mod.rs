@@ -20,7 +20,7 @@ mod client;
 mod control;
 mod server;
 
-use super::bell::{Bell, FarBell};
+use super::bell::{Bell, FarBell, Late};
 use super::channel::{Channel, Wire};
 use super::ring::RingProducer;
 use super::{Broken, ConnectError, ConnectRequest, Connecting, EndReason, Interest, Listener};
@@ -153,7 +153,7 @@ impl Bell for ShmWire {
         self.with_peer(|bell| bell.ring(tokens));
     }
 
-    fn take_back(&self, expected: usize, _late: bool) -> usize {
+    fn take_back(&self, expected: usize, _late: Late<'_>) -> usize {
         expected
     }
 

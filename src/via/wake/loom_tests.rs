@@ -95,13 +95,18 @@ fn send(producer: &RingProducer, bell: &AtomicU32, src: &[u8]) {
 /// The same closures as the channel's.
 fn announce(producer: &RingProducer, bell: &AtomicU32) {
     let unread = || producer.finished() || producer.head().unwrap() != producer.tail();
-    publish(producer.receive_word(), unread, |force| {
-        let due = force || unread();
-        if due {
-            ring_bell(bell);
-        }
-        due
-    });
+    publish(
+        producer.receive_word(),
+        producer.voucher(),
+        unread,
+        |force| {
+            let due = force || unread();
+            if due {
+                ring_bell(bell);
+            }
+            due
+        },
+    );
 }
 
 #[test]
