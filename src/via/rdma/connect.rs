@@ -1,6 +1,7 @@
 //! The client's side: a connect in progress, from the address to the accept.
 
 use super::cm::{Event, EventChannel, Id};
+use super::dial::Dialling;
 use super::layout::*;
 use super::link::{Link, Message, Trouble};
 use super::load::library;
@@ -51,6 +52,8 @@ pub struct RdmaConnecting {
 enum Stage {
     /// The device; then the path (true).
     Resolving(Id, EventChannel, bool),
+    /// A call that asks the node.
+    Dialling(Dialling),
     /// The node's answer to the request.
     Asked(Link),
     /// Messages.
@@ -141,6 +144,16 @@ impl RdmaConnecting {
                     };
                     self.stage = self.resolved(id, channel, &event)?;
                 }
+                Stage::Dialling(dialling) => match dialling.take(&self.epoll) {
+                    Some((link, asked)) => {
+                        asked.map_err(failed(&format!("connect to {}", self.addr)))?;
+                        self.stage = Stage::Asked(link);
+                    }
+                    None => {
+                        self.stage = Stage::Dialling(dialling);
+                        return self.in_time();
+                    }
+                },
                 Stage::Asked(link) => {
                     let Some(event) = link.event().map_err(failed("rdma_cm"))? else {
                         self.stage = Stage::Asked(link);
@@ -190,9 +203,14 @@ impl RdmaConnecting {
                 })?;
                 self.rings = Some(rings(&link, self.ring_bytes)?);
                 self.set_timer()?;
-                link.id()
-                    .connect(&self.private)
-                    .map_err(failed(&format!("connect to {}", self.addr)))?;
+                let asking = format!("connect to {}", self.addr);
+                // The one kind that has it (RoCE, InfiniBand) asks by a message.
+                if !link.pair().immediates() {
+                    let private = std::mem::take(&mut self.private);
+                    let dialling = Dialling::begin(link, private, &self.epoll);
+                    return dialling.map(Stage::Dialling).map_err(failed(&asking));
+                }
+                link.id().connect(&self.private).map_err(failed(&asking))?;
                 Ok(Stage::Asked(link))
             }
             RDMA_CM_EVENT_ADDR_ERROR | RDMA_CM_EVENT_ROUTE_ERROR => Err(ConnectError::Unavailable(

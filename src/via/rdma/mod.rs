@@ -23,6 +23,7 @@ mod connect;
 mod credit;
 mod device;
 mod diagnose;
+mod dial;
 mod layout;
 mod linger;
 mod link;

@@ -16,17 +16,23 @@ fn run(line: &str) {
     assert!(status.is_ok_and(|s| s.success()), "{line}");
 }
 
-/// A soft-RoCE device of the test's own.
+/// A software device of the test's own.
 struct Device {
     n: u8,
 }
 
 impl Device {
     fn add(n: u8) -> Self {
+        Self::add_of("rxe", n)
+    }
+
+    fn add_of(kind: &str, n: u8) -> Self {
         run(&format!("ip link add dummy{n} type dummy"));
         run(&format!("ip link set dummy{n} up"));
         run(&format!("ip addr add 10.77.{n}.1/24 dev dummy{n}"));
-        run(&format!("rdma link add rxe{n} type rxe netdev dummy{n}"));
+        run(&format!(
+            "rdma link add {kind}{n} type {kind} netdev dummy{n}"
+        ));
         Self { n }
     }
 }
@@ -137,6 +143,25 @@ fn a_port_that_nobody_listens_on_refuses() {
         // The right one is none the worse for it.
         node.pair();
     }
+}
+
+/// iWARP connects inside the call, for as long as TCP tries; others must not wait for that, nor does the connect.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn an_address_that_swallows_packets_is_given_up() {
+    let device = Device::add_of("siw", 12);
+    run("ip neigh add 10.77.12.9 lladdr 02:00:00:00:00:09 dev dummy12 nud permanent");
+    let mut node = Node::start(&On("RDMA_VM_SIW_ADDR"));
+    let mut request = node.request(None);
+    request.endpoint.addr = "10.77.12.9:7434".parse().expect("an address");
+    let (client, _) = node.connect(request, |_| None);
+    match client.err() {
+        Some(ConnectError::Failed(text)) => assert!(text.contains("no answer"), "{text}"),
+        other => panic!("{other:?}"),
+    }
+    node.pair();
+    // A device of which the kernel is in the middle of a call is taken away by the end of the machine.
+    std::mem::forget(device);
 }
 
 /// A device that refuses what is to be sent, and goes on receiving, breaks the channel; what came before is received.
