@@ -151,10 +151,11 @@ impl Channel {
                 continue;
             }
             let Some(time) = deadline.left(self.longest_sleep()) else {
-                if self.driven() && self.drive_rx_as(&mut pilot) {
-                    continue;
+                if self.driven() {
+                    self.drive_rx_as(&mut pilot);
                 }
-                return Ok(Received::Empty);
+                let received = self.look(&mut pilot.direct, take)?;
+                return Ok(received.unwrap_or(Received::Empty));
             };
             let pending = || self.pending() || self.broken.get().is_some() || self.kicks() != kicks;
             let slept = self.sleep(self.rx.receive_word(), &mut pilot, time, pending);

@@ -7,7 +7,7 @@ use crate::via::region::{Direction, Region};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::io::IoSlice;
 use std::os::fd::AsFd;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ struct Script {
     answers: AtomicBool,
     /// Something was to be sent and did not fit.
     blocked: AtomicBool,
+    /// The drive of this number, from 1 on, brings the peer's last words past the ring, and finds its end behind them.
+    ends_at: AtomicUsize,
+    drives: AtomicUsize,
     /// Done in the next `drive_tx`, before it sends.
     in_drive_tx: Mutex<Option<Hook>>,
     /// Done in the next `arm`, before it has an effect.
@@ -76,6 +79,22 @@ impl Wire for ToldWire {
         }
     }
 
+    fn drive_rx_into(&self, channel: &Channel, direct: &mut Direct<'_>) -> Result<bool, Broken> {
+        let script = &self.script;
+        if script.drives.fetch_add(1, Ordering::SeqCst) + 1 != script.ends_at.load(Ordering::SeqCst)
+        {
+            return self.drive_rx(channel);
+        }
+        if direct.is_open() {
+            direct.rest()[..LAST.len()].copy_from_slice(LAST);
+            direct.fill(LAST.len());
+            self.rx.pass(LAST.len());
+        } else {
+            self.rx.push(LAST)?;
+        }
+        Err(Broken::Transport("the end".into()))
+    }
+
     fn drive_tx(&self, _: &Channel) -> Result<bool, Broken> {
         let hook = self.script.in_drive_tx.lock().unwrap().take();
         if let Some(hook) = hook {
@@ -103,6 +122,8 @@ impl Wire for ToldWire {
 
     fn end(&self, _: &Channel, _: EndReason) {}
 }
+
+const LAST: &[u8] = b"last words";
 
 const READ: Option<Interest> = Some(Interest {
     read: true,
@@ -260,4 +281,31 @@ fn a_wire_that_empties_and_fills_again_stays_watched_for_room() {
     assert_eq!(channel.drive(), Ok(()));
     assert_eq!(script.armed(), BOTH);
     assert_eq!(channel.readable(), 1);
+}
+
+/// Whenever they come: before the wait, while it spins, when its time is up.
+#[test]
+fn the_last_words_of_a_peer_are_received_before_its_end() {
+    for spin in [Duration::ZERO, Duration::from_millis(50)] {
+        for timeout in [Duration::ZERO, Duration::from_millis(50)] {
+            for drive in 1..6 {
+                let (channel, script, _peer) = watched();
+                script.ends_at.store(drive, Ordering::SeqCst);
+                let mut room = [0; 32];
+                let received = loop {
+                    let wait = Wait::Until {
+                        spin,
+                        timeout: Some(timeout),
+                    };
+                    match channel.recv(&mut room, wait) {
+                        Ok(Received::Empty | Received::Interrupted) => {}
+                        other => break other,
+                    }
+                };
+                let case = format!("drive {drive}, {spin:?} of {timeout:?}");
+                assert_eq!(received, Ok(Received::Bytes(LAST.len())), "{case}");
+                assert_eq!(&room[..LAST.len()], LAST, "{case}");
+            }
+        }
+    }
 }
