@@ -66,7 +66,7 @@ impl TcpConnecting {
         )
         .map(crate::fd::move_high)
         .map_err(failed("socket"))?;
-        super::tune(&socket, ring_bytes).map_err(failed("socket options"))?;
+        super::tune(&socket, addr, ring_bytes).map_err(failed("socket options"))?;
         let syn = match rustix::net::connect(&socket, &addr) {
             Ok(()) => false,
             Err(Errno::INPROGRESS | Errno::INTR) => true,

@@ -369,7 +369,7 @@ impl Incoming for TcpIncoming {
                 tx.start_at(0);
             }
         }
-        super::tune(&self.socket, ring_bytes)?;
+        super::tune(&self.socket, self.peer, ring_bytes)?;
         let answer = self
             .request
             .accept(&accept, ring_bytes, told, self.signer.as_deref());

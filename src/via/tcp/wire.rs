@@ -30,8 +30,6 @@ use std::sync::{Arc, OnceLock};
 
 /// What is read beside the payload: a packet of a request and its answer fits whole.
 const SCRATCH: usize = 2048;
-/// In a stream that the peer is behind with, less than this is not worth a system call and packets of its own. Bytes.
-const WORTH_SENDING: usize = 128 * 1024;
 /// The most that a receiver may want to have whole before it consumes any of it (messages of a followed session). Bytes.
 pub const WHOLE_MESSAGE: usize = 64 * 1024;
 /// Reads of one drive: a peer that floods us with empty packets does not hold the thread.
@@ -412,14 +410,16 @@ impl TcpWire {
             };
             let left = pending.map_or(0, |p| p.left.min(total));
             let head = &bytes[total - left..total];
+            let more = self.more_may_wait(sent);
+            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices, more);
             let n = if payload == 0 {
-                send(&self.socket, &[IoSlice::new(head)])?
+                send(&[IoSlice::new(head)])?
             } else {
                 self.tx
                     .with_spans_at(sent, payload, |spans| match (head, spans) {
-                        ([], spans) => send(&self.socket, spans),
-                        (_, [a]) => send(&self.socket, &[IoSlice::new(head), *a]),
-                        (_, [a, b, ..]) => send(&self.socket, &[IoSlice::new(head), *a, *b]),
+                        ([], spans) => send(spans),
+                        (_, [a]) => send(&[IoSlice::new(head), *a]),
+                        (_, [a, b, ..]) => send(&[IoSlice::new(head), *a, *b]),
                         (_, []) => Ok(0),
                     })?
             };
@@ -431,6 +431,14 @@ impl TcpWire {
             self.tx_words
                 .set_sent(sent.wrapping_add(n.saturating_sub(left) as u64));
         }
+    }
+
+    /// Whether the kernel may keep what fills no segment of its own until more comes (MSG_MORE), or the peer acknowledges: in
+    /// a stream of large writes each would end in a small one. The acknowledgement is sure to come while the peer has a
+    /// whole message more than the half of a ring after which it sends one; and the kernel waits for 200 ms at most.
+    fn more_may_wait(&self, sent: u64) -> bool {
+        let under_way = sent.wrapping_sub(self.tx.head()) as usize;
+        under_way >= self.tx.size() / 2 + WHOLE_MESSAGE && !self.tx.finished()
     }
 
     /// Begins the next packet, if there is one to be sent.
@@ -451,8 +459,7 @@ impl TcpWire {
             self.tx_words.begin(pending, offered, consumed);
             true
         };
-        let over = finished || flags & words::END != 0;
-        if fin || (tail != sent && (over || !self.gathers(sent, tail))) {
+        if tail != sent || fin {
             if fin {
                 self.tx_words.set(words::FIN_SENT);
             }
@@ -479,15 +486,6 @@ impl TcpWire {
             return begin(Type::Ack, 0, 0, sent);
         }
         false
-    }
-
-    /// Whether what was accepted and not sent waits for more of the stream, or for an acknowledgement. That must be sure to
-    /// come, whatever the peer does with the bytes: it has a whole message more than the half of a ring after which it
-    /// acknowledges. (And one that rests acknowledges what it has consumed.)
-    fn gathers(&self, sent: u64, tail: u64) -> bool {
-        let under_way = sent.wrapping_sub(self.tx.head()) as usize;
-        let enough = self.tx.size() / 2 + WHOLE_MESSAGE;
-        under_way >= enough && (tail.wrapping_sub(sent) as usize) < WORTH_SENDING
     }
 
     /// Sends what can be sent. True if anything moved.
@@ -598,13 +596,11 @@ impl Wire for TcpWire {
     }
 }
 
-fn send(socket: &OwnedFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    Ok(rustix::net::sendmsg(
-        socket,
-        slices,
-        &mut SendAncillaryBuffer::default(),
-        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-    )?)
+fn send(socket: &OwnedFd, slices: &[IoSlice<'_>], more_may_wait: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, more_may_wait);
+    let mut nothing = SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
 }
 
 /// Reads into the ring's spans and then into `scratch`.
