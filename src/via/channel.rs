@@ -69,8 +69,8 @@ pub trait Wire: Send + Sync {
     fn end(&self, channel: &Channel, reason: EndReason);
     /// Breaks the transport at once and without a word, as a lost link does. Does nothing where there is no such way.
     fn cut(&self) {}
-    /// Sends acknowledgements that [`Wire::drive_tx`] holds back in the hope that data take them along. Called a few
-    /// milliseconds after the last bytes were consumed. True if something was sent.
+    /// Sends what [`Wire::drive_tx`] holds back: acknowledgements, in the hope that data take them along, and small pieces
+    /// of a stream. Called a few milliseconds after the last bytes were consumed, or accepted. True if something was sent.
     fn settle(&self, _channel: &Channel) -> Result<bool, Broken> {
         Ok(false)
     }
@@ -78,6 +78,8 @@ pub trait Wire: Send + Sync {
     fn owes(&self) -> bool {
         false
     }
+    /// Sends the pieces of a stream that [`Wire::drive_tx`] holds back.
+    fn flush(&self) {}
     /// See [`Channel::after_fork`].
     fn after_fork(&self) {}
     /// Called a few times a second in a process that may share the wire with forked ones: breaks the transport if one of them

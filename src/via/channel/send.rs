@@ -38,6 +38,7 @@ impl Channel {
             self.came_back();
         }
         if done == total {
+            self.send_all_accepted();
             if done > 0 && self.is_full() && !self.soon_room(wait) {
                 // Exactly full: writable would not be true.
                 let blocked = wake::enter_space(self.tx.space_word());
@@ -48,6 +49,7 @@ impl Channel {
         let word = self.tx.space_word();
         let blocked = wake::enter_space(word);
         let sent = self.push_rest(src, done, total, (wait, kicks), tap);
+        self.send_all_accepted();
         match sent {
             Ok(n) if n == total && !self.is_full() => {
                 if blocked {
@@ -58,6 +60,15 @@ impl Channel {
             _ => self.leave_full(blocked),
         }
         sent
+    }
+
+    /// A wire may gather small pieces while a call goes on. What a call has accepted belongs to the kernel, as far as it takes
+    /// it: it is to survive the process.
+    fn send_all_accepted(&self) {
+        if self.driven() {
+            self.wire.flush();
+            self.watch_for_room();
+        }
     }
 
     /// Whether room comes within the learned spin of a call that may wait: for a stream that keeps the ring full that is

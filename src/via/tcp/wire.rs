@@ -122,6 +122,7 @@ impl TcpWire {
             return Err(broken.clone());
         }
         let mut payload = Payload::new(&self.rx, direct);
+        let acked = self.tx.head();
         let mut moved = false;
         let mut flags = match nap {
             true => RecvFlags::empty(),
@@ -144,7 +145,9 @@ impl TcpWire {
                 }
             }
         }
-        if self.tx_words.flags() & words::ANSWER != 0 {
+        // Whoever takes an acknowledgement sends what waited for it: it may be no sender.
+        let fetched = self.tx.head() != acked && self.holds_back();
+        if fetched || self.tx_words.flags() & words::ANSWER != 0 {
             self.send_locked();
         }
         Ok(if moved {
@@ -436,8 +439,9 @@ impl TcpWire {
     /// Begins the next packet, if there is one to be sent.
     fn begin_next(&self) -> bool {
         let flags = self.tx_words.flags();
-        // In this order: what is below `tail` when the stream is finished is all of it.
+        // In this order: what is below `tail` when the stream is finished, or is to be flushed, is all of it.
         let finished = self.tx.finished();
+        let whole = self.tx_words.take(words::FLUSH) || finished || flags & words::END != 0;
         let sent = self.tx_words.sent();
         let Ok(tail) = self.tx.tail() else {
             self.die();
@@ -451,8 +455,7 @@ impl TcpWire {
             self.tx_words.begin(pending, offered, consumed);
             true
         };
-        let over = finished || flags & words::END != 0;
-        if fin || (tail != sent && (over || !self.gathers(sent, tail))) {
+        if fin || (tail != sent && (whole || !self.gathers(sent, tail))) {
             if fin {
                 self.tx_words.set(words::FIN_SENT);
             }
@@ -481,13 +484,23 @@ impl TcpWire {
         false
     }
 
-    /// Whether what was accepted and not sent waits for more of the stream, or for an acknowledgement. That must be sure to
-    /// come, whatever the peer does with the bytes: it has a whole message more than the half of a ring after which it
-    /// acknowledges. (And one that rests acknowledges what it has consumed.)
+    /// Whether what was accepted and not sent waits for more of the stream, for an acknowledgement, or for [`Wire::flush`].
+    /// (The acknowledgement must be sure to come, whatever the peer does with the bytes: it has a whole message more than the
+    /// half of a ring after which it acknowledges.)
     fn gathers(&self, sent: u64, tail: u64) -> bool {
         let under_way = sent.wrapping_sub(self.tx.head()) as usize;
         let enough = self.tx.size() / 2 + WHOLE_MESSAGE;
         under_way >= enough && (tail.wrapping_sub(sent) as usize) < WORTH_SENDING
+    }
+
+    /// Whether anything was accepted that is not part of a packet yet, though the socket may have room for it.
+    fn holds_back(&self) -> bool {
+        let blocked = self.tx_words.flags() & (words::BLOCKED | words::DEAD) != 0;
+        !blocked
+            && self
+                .tx
+                .tail()
+                .is_ok_and(|tail| tail != self.tx_words.offered())
     }
 
     /// Sends what can be sent. True if anything moved.
@@ -564,14 +577,21 @@ impl Wire for TcpWire {
         if !self.owes() {
             return Ok(false);
         }
-        self.tx_words.set(words::SETTLE);
+        self.tx_words.set(words::SETTLE | words::FLUSH);
         Ok(self.send_locked())
     }
 
     fn owes(&self) -> bool {
         let consumed = self.rx.head().unwrap_or(0);
-        consumed.wrapping_sub(self.tx_words.told()) as i64 > 0
-            && self.tx_words.flags() & (words::DEAD | words::END) == 0
+        let acks = consumed.wrapping_sub(self.tx_words.told()) as i64 > 0;
+        (acks || self.holds_back()) && self.tx_words.flags() & (words::DEAD | words::END) == 0
+    }
+
+    fn flush(&self) {
+        if self.holds_back() {
+            self.tx_words.set(words::FLUSH);
+            self.send_locked();
+        }
     }
 
     fn keep_alive(&self, _channel: &Channel) -> Result<(), Broken> {

@@ -43,6 +43,8 @@ pub const SETTLE: u64 = 1 << 5;
 pub const END: u64 = 1 << 6;
 /// The disconnect packet was begun.
 pub const DISCONNECTED: u64 = 1 << 7;
+/// Send whatever there is, worth a packet or not.
+pub const FLUSH: u64 = 1 << 8;
 /// Where the reason is.
 const END_REASON: u32 = 32;
 /// In the word of the thread that sends: once more.
@@ -142,6 +144,11 @@ impl TxWords {
 
     pub fn clear(&self, flags: u64) {
         self.word(FLAGS).fetch_and(!flags, Ordering::AcqRel);
+    }
+
+    /// Clears `flag`, and says whether it was set.
+    pub fn take(&self, flag: u64) -> bool {
+        self.flags() & flag != 0 && self.word(FLAGS).fetch_and(!flag, Ordering::AcqRel) & flag != 0
     }
 
     /// Asks for the end; the first reason stays.

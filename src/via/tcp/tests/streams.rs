@@ -105,30 +105,78 @@ fn streams_both_ways_at_once() {
     }
 }
 
+/// As the relay does: small pieces, put into the ring one after the other. Says how many bytes.
+fn relay_all(from: &Channel, to: &Channel) -> usize {
+    let total = from.tx.size();
+    for piece in (0..total).collect::<Vec<_>>().chunks(4096) {
+        let bytes: Vec<u8> = piece.iter().map(|n| byte(*n as u64)).collect();
+        assert_eq!(from.tx.push(&bytes), Ok(bytes.len()));
+        from.moved();
+        let _ = to.drive();
+    }
+    assert!(to.come() < total, "something is held back");
+    total
+}
+
 /// A stream's small pieces are gathered while the peer is behind, and none of them stays behind when the sender says nothing
 /// more: the peer takes whole messages of the largest size only, and its acknowledgements fetch the rest.
 #[test]
 fn what_is_held_back_is_fetched_by_acknowledgements() {
     let message = super::super::wire::WHOLE_MESSAGE;
     let (client, server) = pair_on(v4(), 1 << 19);
-    let total = server.rx.size();
-    for piece in (0..total).collect::<Vec<_>>().chunks(4096) {
-        let bytes: Vec<u8> = piece.iter().map(|n| byte(*n as u64)).collect();
-        send_all(&client, &bytes);
-        let _ = server.drive();
-    }
-    let mut had_less = false;
+    let total = relay_all(&client, &server);
     let mut whole = vec![0; message];
     for at in (0..total).step_by(message) {
         drive_until(&server, "a whole message", || {
-            had_less |= server.come() + at < total;
             let _ = client.drive();
             server.come() >= message
         });
         assert_eq!(server.recv(&mut whole, WAIT), Ok(Received::Bytes(message)));
         assert!((at..).zip(&whole).all(|(n, got)| *got == byte(n as u64)));
     }
-    assert!(had_less, "something was held back");
+}
+
+/// Also by one that a receiver comes upon: nobody else will hear of it.
+#[test]
+fn what_is_held_back_is_sent_by_who_takes_the_acknowledgement() {
+    let (client, server) = pair_on(v4(), 1 << 19);
+    let total = relay_all(&client, &server);
+    let at = server.come();
+    recv_exactly(&server, at);
+    drive_until(&server, "the rest of the stream", || {
+        let nothing = client.recv(&mut [0], Wait::No);
+        assert_eq!(nothing, Ok(Received::Empty));
+        at + server.come() == total
+    });
+}
+
+/// A peer that takes nothing, as a receiver that looks at the whole of a stream before it takes any, acknowledges nothing.
+#[test]
+fn what_is_held_back_is_sent_when_its_sender_rests() {
+    let (client, server) = pair_on(v4(), 1 << 19);
+    let total = relay_all(&client, &server);
+    assert!(client.wire.owes());
+    client.settle();
+    assert!(!client.wire.owes());
+    drive_until(&server, "the rest of the stream", || server.come() == total);
+}
+
+/// What a call has accepted is the kernel's, as far as it has room: the process may end now.
+#[test]
+fn nothing_is_held_back_after_a_call() {
+    let (client, server) = pair_on(v4(), 1 << 19);
+    let total = server.rx.size();
+    for wait in [WAIT, Wait::No] {
+        for piece in (0..total).collect::<Vec<_>>().chunks(4096) {
+            let bytes: Vec<u8> = piece.iter().map(|n| byte(*n as u64)).collect();
+            let sent = client.send(&[IoSlice::new(&bytes)], wait);
+            assert_eq!(sent, Ok(bytes.len()));
+            let _ = server.drive();
+        }
+        drive_until(&server, "all of it", || server.come() == total);
+        recv_exactly(&server, total);
+        drive_until(&client, "room", || client.acked() == client.accepted());
+    }
 }
 
 /// A receiver that finds the ring empty gets its bytes from the socket, in packets of any size and into room of any size;
