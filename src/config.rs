@@ -141,13 +141,16 @@ impl Default for Client {
     }
 }
 
+/// Where a message of the parser does not say it.
+const HELP: &str = "`man vianet-client.toml` has all keys, their values, and an example";
+
 impl Client {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self> {
         let bad = |text: String| Error::new(Kind::BadConfig, format!("{}: {text}", path.display()));
-        let text =
-            std::fs::read_to_string(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
-        let client: Self = toml::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| bad(format!("cannot be read: {e}; {HELP}")))?;
+        let client: Self = toml::from_str(&text).map_err(|e| bad(format!("{e}{HELP}")))?;
         client.check().map_err(bad)?;
         Ok(client)
     }

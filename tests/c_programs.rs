@@ -114,6 +114,23 @@ fn all_programs(how: How, subnet: u8) {
     }
 }
 
+/// A process that closes and exits has said goodbye: its SQL connection ends with it, and not when nobody has resumed it.
+#[test]
+fn who_closes_and_exits_leaves_nothing_behind() {
+    let server = EchoServer::start("127.0.0.1:0", "");
+    let cluster = Cluster::start(Plan::new(96, server.addr()));
+    let config = cluster.client_toml("goodbye.toml", "", "transports = [\"tcp\"]");
+    for how in [How::Plain, How::Preloaded] {
+        for _ in 0..10 {
+            run("goodbye", how, &config, &["echo.test"]);
+        }
+    }
+    let log = cluster.log(0);
+    let count = |event: &str| log.lines().filter(|line| line.contains(event)).count();
+    assert_eq!(count("channel-open"), 20);
+    assert_eq!(count("channel-parked"), 0, "{log}");
+}
+
 #[test]
 fn programs_plain() {
     all_programs(How::Plain, 50);

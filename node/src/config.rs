@@ -13,6 +13,9 @@ mod check;
 #[cfg(test)]
 mod tests;
 
+/// Where a message of the parser does not say it.
+const HELP: &str = "`man vianet-node.toml` has all keys, their values, and an example";
+
 /// A configuration that cannot be used: file, key and remedy in one text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(pub String);
@@ -441,12 +444,12 @@ impl Node {
     /// The text names the file, the key and the remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let bad = |text: String| ConfigError(format!("{}: {text}", path.display()));
-        let text =
-            std::fs::read_to_string(path).map_err(|e| bad(format!("cannot be read: {e}")))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| bad(format!("cannot be read: {e}; {HELP}")))?;
         let mut node: Self = toml::from_str(&text).map_err(|e| {
             let remedy = match e.message() {
-                "invalid socket address syntax" => "write ADDRESS:PORT or [V6]:PORT\n",
-                _ => "",
+                "invalid socket address syntax" => "write ADDRESS:PORT or [V6]:PORT",
+                _ => HELP,
             };
             bad(format!("{e}{remedy}"))
         })?;

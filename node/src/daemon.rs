@@ -63,15 +63,22 @@ pub fn abort_on_panic() {
     }));
 }
 
+const KEY_HELP: &str =
+    "`vianet keygen --out FILE` makes it; the same one is on every node, readable by its daemon";
+
 /// Reads the cluster's key.
 pub fn load_key(config: &Node) -> Result<Option<SecretKey>, String> {
     let Some(path) = &config.key_file else {
         return Ok(None);
     };
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| format!("key_file = {}: cannot be read: {e}", path.display()))?;
-    let key =
-        SecretKey::from_hex(&text).map_err(|e| format!("key_file = {}: {e}", path.display()))?;
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!(
+            "key_file = {}: cannot be read: {e}; {KEY_HELP}",
+            path.display()
+        )
+    })?;
+    let key = SecretKey::from_hex(&text)
+        .map_err(|e| format!("key_file = {}: {e}; {KEY_HELP}", path.display()))?;
     Ok(Some(key))
 }
 

@@ -42,13 +42,17 @@ fn check_config_says_what_is_wrong() {
     assert_eq!(run(&lab, &["--check-config"]).0, Some(0));
     std::fs::remove_file(lab.dir.path().join("cluster.key")).unwrap();
     let (code, text) = run(&lab, &["--check-config"]);
-    assert!(code == Some(2) && text.contains("key_file"), "{text}");
+    assert!(
+        code == Some(2) && text.contains("key_file") && text.contains("vianet keygen"),
+        "{text}"
+    );
     std::fs::write(lab.dir.path().join("cluster.key"), "not a key").unwrap();
     let (code, text) = run(&lab, &["--check-config"]);
     assert!(
         code == Some(2) && text.contains("key_file") && !text.contains("not a key"),
         "{text}"
     );
+    assert!(text.contains("vianet keygen"), "{text}");
     std::fs::write(&lab.nodes[0].path, "node = \"x\"\nmystery = 1\n").unwrap();
     let (code, text) = run(&lab, &["--check-config"]);
     assert!(

@@ -78,6 +78,18 @@ fn a_value_that_cannot_be_is_refused_with_its_key() {
 }
 
 #[test]
+fn what_is_not_understood_is_refused_with_file_and_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("client.toml");
+    for text in [&b"mystery = 1\n"[..], b"deadline_ms = \"long\"\n", b"\xff"] {
+        std::fs::write(&path, text).unwrap();
+        let error = Client::load(&path).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        assert!(error.contains("man vianet-client.toml"), "{error}");
+    }
+}
+
+#[test]
 fn defaults_and_plain_examples_are_good() {
     assert_eq!(Client::default().check(), Ok(()));
     let text = cluster(

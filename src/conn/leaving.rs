@@ -1,5 +1,7 @@
-//! The end of the process: a device has no kernel buffer that survives it. So what was accepted for a channel over RDMA is waited
-//! for, for a limited time, when the process exits in good order. (`_exit` and signals end it at once; the node sees a break.)
+//! The end of the process, in good order. (`_exit` and signals end it at once; the node sees a break.) A device has no kernel
+//! buffer that survives it: so what was accepted for a channel over RDMA is waited for, for a limited time. And where the
+//! application has closed a connection, the I/O thread is given a moment to end its channel in good order: of one that breaks
+//! without a word the node keeps the SQL server's connection until nobody has resumed it.
 
 use super::connection::Conn;
 use super::{Phase, fork, lock};
@@ -11,10 +13,12 @@ use std::time::{Duration, Instant};
 
 /// Longest.
 const LIMIT: Duration = Duration::from_secs(3);
+/// Longest for the end of a channel whose bytes are in the kernel: a SQL server that takes none holds nobody up.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Between two looks.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Connections that have, or had, a channel over RDMA.
+/// Connections that have, or had, a channel whose end is waited for.
 static CONNECTIONS: lock::Lock<Vec<Weak<Conn>>> = lock::Lock::new(Vec::new());
 /// The process whose they are. A forked child has no RDMA, and perhaps no whole locks.
 static PROCESS: AtomicU64 = AtomicU64::new(0);
@@ -24,7 +28,7 @@ pub fn lock() -> &'static lock::RawLock {
     CONNECTIONS.raw()
 }
 
-/// The connection's channel runs over RDMA now.
+/// The connection's channel is one that nobody ends with the process.
 pub fn watch(conn: &Arc<Conn>) {
     static AT_EXIT: Once = Once::new();
     // SAFETY: a function without arguments that lives as long as the library, which is never unloaded.
@@ -51,10 +55,23 @@ extern "C" fn at_exit() {
     let connections: Vec<_> = guard.iter().filter_map(Weak::upgrade).collect();
     // The I/O thread may come by here.
     drop(guard);
-    let end = Instant::now() + LIMIT;
-    while Instant::now() < end && connections.iter().any(|conn| owes(conn)) {
+    let closed: Vec<_> = connections.iter().filter_map(closed).collect();
+    let begun = Instant::now();
+    let waits = |passed| {
+        passed < LIMIT && connections.iter().any(|conn| owes(conn))
+            || passed < MOMENT && closed.iter().any(|channel| channel.broken().is_none())
+    };
+    while waits(begun.elapsed()) {
         std::thread::sleep(TICK);
     }
+}
+
+/// The channel of a connection that the application has closed, as long as it is not ended.
+fn closed(conn: &Arc<Conn>) -> Option<Arc<Channel>> {
+    let own = conn.control.owner.load(Ordering::Acquire) == fork::process_token();
+    let stands = conn.control.phase() == Phase::Established;
+    conn.channel()
+        .filter(|_| own && stands && conn.far_hung_up())
 }
 
 /// Bytes that this process sent are not known to have reached the SQL server, and may. Those of a channel that broke, and is

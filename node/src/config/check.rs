@@ -128,6 +128,12 @@ impl Node {
                     peer.node, peer.query
                 ));
             }
+            if peer.query.port() == 0 {
+                return Err(format!(
+                    "peers.{}.query = {}: name the port, that of the peer's listen.query (1434)",
+                    peer.node, peer.query
+                ));
+            }
             // Keep-alives leave from these sockets.
             let to = peer.query.ip().to_canonical();
             let reaches = |own: &SocketAddr| {
@@ -176,6 +182,14 @@ impl Server {
                     at("upstream_source")
                 ));
             }
+        }
+        if let Upstream::Tcp(addr) = &self.upstream
+            && addr.port() == 0
+        {
+            return Err(format!(
+                "{} = {addr}: name the port at which the SQL server listens",
+                at("upstream")
+            ));
         }
         if let (Upstream::Tcp(addr), Some(source)) = (&self.upstream, self.upstream_source)
             && addr.is_ipv4() != source.is_ipv4()

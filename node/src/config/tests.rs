@@ -199,6 +199,18 @@ fn bad_files_are_refused_with_key_and_remedy() {
             "fence = []\n   |         ^^\nnames no program",
         ),
         ("shm = true", "shm = true\nmystery = 1", "mystery"),
+        ("node = \"node-a\"\n", "", "man vianet-node.toml"),
+        ("shm = true", "shm = 1", "man vianet-node.toml"),
+        (
+            "\"127.0.0.11:5432\"",
+            "\"127.0.0.11:0\"",
+            "servers.sales.upstream = 127.0.0.11:0: name the port",
+        ),
+        (
+            "\"127.0.0.12:1434\"",
+            "\"127.0.0.12:0\"",
+            "peers.node-b.query = 127.0.0.12:0: name the port",
+        ),
     ];
     for (from, to, named) in table {
         assert!(GOOD.contains(from), "{from}");

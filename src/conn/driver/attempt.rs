@@ -287,7 +287,8 @@ impl Driver {
         if same_stream {
             self.conn.control.resumptions.fetch_add(1, Ordering::AcqRel);
         }
-        if transport == Transport::Rdma {
+        // A node that shares memory sees that the process is gone for good.
+        if matches!(transport, Transport::Rdma | Transport::Tcp) {
             leaving::watch(&self.conn);
         }
         self.watch_wire(todo, &fresh);

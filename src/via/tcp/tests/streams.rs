@@ -1,7 +1,7 @@
 //! Bytes in both directions, ends, acknowledgements, back-pressure.
 
 use super::*;
-use crate::via::channel::Received;
+use crate::via::channel::{Come, Received, Taken, Tap};
 use crate::via::testkit::Reactor;
 use crate::via::{Broken, EndReason};
 use std::io::IoSlice;
@@ -160,6 +160,52 @@ fn the_room_behind_what_was_received_is_not_touched() {
             }
             at += n as u64;
         }
+    });
+}
+
+/// Takes pairs of bytes, and keeps what it was shown.
+#[derive(Default)]
+struct Pairs(std::cell::RefCell<Vec<u8>>);
+
+impl Tap for Pairs {
+    fn sends(&self, _: u64, _: &[u8]) {}
+
+    fn receives(&self, _: u64, come: &mut Come<'_>) -> Taken {
+        let pairs = come.available.min(come.room.len()) & !1;
+        self.0.borrow_mut().extend_from_slice(come.take(pairs));
+        Taken {
+            bytes: pairs,
+            next: 2,
+        }
+    }
+}
+
+/// Who only looks, or looks before it takes, is not given bytes past the ring, also where it waits for them.
+#[test]
+fn bytes_that_are_looked_at_stay_and_a_tap_sees_them_all() {
+    let (client, server) = pair_on(v4(), 1 << 16);
+    let sent: Vec<u8> = (0..60_000).map(byte).collect();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            for piece in sent.chunks(2999) {
+                send_all(&client, piece);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let (tap, mut at, mut room) = (Pairs::default(), 0, [0; 4000]);
+        while at < sent.len() {
+            let seen = server.peek(&mut room, WAIT).expect("receives");
+            let Received::Bytes(n) = seen else {
+                continue;
+            };
+            assert!(n > 0 && room[..n] == sent[at..at + n], "looked at {at}");
+            let taken = server.recv_tapped(&mut room, WAIT, server.kicks(), &tap);
+            if let Received::Bytes(n) = taken.expect("receives") {
+                assert!(room[..n] == sent[at..at + n], "taken at {at}");
+                at += n;
+            }
+        }
+        assert!(*tap.0.borrow() == sent);
     });
 }
 
