@@ -20,6 +20,10 @@ pub struct Lab {
 impl Lab {
     /// A lab, or `None` where PostgreSQL is not installed.
     pub fn up(engine: &str, subnet: u8) -> Option<Self> {
+        Self::up_with(engine, subnet, &[])
+    }
+
+    pub fn up_with(engine: &str, subnet: u8, more: &[&str]) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if Command::new("psql").arg("--version").output().is_err() {
             eprintln!("skipped: psql is not installed (Debian: postgresql-client)");
@@ -33,7 +37,8 @@ impl Lab {
             .unwrap();
         let lab = Self { dir, subnet };
         let address = format!("127.0.{subnet}");
-        let out = lab.run(&["up", "--engine", engine, "--subnet", &address]);
+        let up = ["up", "--engine", engine, "--subnet", &address];
+        let out = lab.run(&[&up, more].concat());
         let said = text(&out);
         if out.status.code() == Some(3) && said.contains("PostgreSQL is not installed") {
             eprintln!("skipped: {said}");
