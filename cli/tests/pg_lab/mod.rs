@@ -155,10 +155,14 @@ pub struct Libpq {
 }
 
 impl Libpq {
-    /// Compiles `c/libpq.c` into `dir`. libpq comes with psql; only its header would need one more package.
     pub fn build(dir: &Path) -> PathBuf {
-        let program = dir.join("libpq");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/libpq.c");
+        Self::compile(dir, "libpq")
+    }
+
+    /// Compiles `c/NAME.c` into `dir`. libpq comes with psql; only its header would need one more package.
+    pub fn compile(dir: &Path, name: &str) -> PathBuf {
+        let program = dir.join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/c/{name}.c"));
         let mut cc = Command::new("cc");
         cc.args(["-O1", "-Wall", "-Wextra", "-Werror", "-o"])
             .args([&program, &source])
