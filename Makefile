@@ -122,3 +122,22 @@ uninstall: ## Remove what install put below PREFIX
 	rm -f $(BINDIR)/vianet $(BINDIR)/vianetd $(LIBDIR)/libvianet.so* $(LIBDIR)/libvianet_preload.so \
 	  $(LIBDIR)/pkgconfig/vianet.pc $(INCLUDEDIR)/vianet.h
 	for page in $(MANPAGES); do rm -f $(MANDIR)/man$${page##*.}/$$page; done
+
+# Beside each SQL server, into the directories of the PostgreSQL installation that PG_CONFIG belongs to.
+PG_CONFIG ?= pg_config
+EXT_BUILD ?= target/server-ext
+
+pgxs = $(MAKE) -C $(EXT_BUILD) -f $(CURDIR)/server-ext/Makefile VPATH=$(CURDIR)/server-ext \
+  PG_CONFIG=$(PG_CONFIG) DESTDIR=$(abspath $(DESTDIR))
+
+.PHONY: ext-headers install-ext uninstall-ext
+ext-headers:
+	@dir=$$($(PG_CONFIG) --includedir-server 2>/dev/null) && test -e "$$dir/postgres.h" \
+	  || { echo "make install-ext needs PostgreSQL's server headers (Debian 12: apt-get install postgresql-server-dev-15); PG_CONFIG=PATH chooses the installation"; exit 1; }
+	@mkdir -p $(EXT_BUILD) && rm -f $(EXT_BUILD)/vianet.o $(EXT_BUILD)/vianet.so
+
+install-ext: ext-headers ## Build the PostgreSQL extension `vianet` and install it beside a server (PG_CONFIG says of which)
+	$(pgxs) install
+
+uninstall-ext: ext-headers ## Remove what install-ext put there
+	$(pgxs) uninstall

@@ -203,6 +203,12 @@ pub struct Meta {
     /// So many times as long as usual are intervals and time limits.
     #[serde(default = "usual")]
     pub patience: u32,
+    /// Where PostgreSQL's programs are; `None`: the newest that is installed.
+    #[serde(default)]
+    pub pg_bin: Option<PathBuf>,
+    /// The version of the PostgreSQL extension `vianet` in the database `app`; `None` where the server has none.
+    #[serde(default)]
+    pub pg_extension: Option<String>,
     /// `lab up` has finished.
     pub up: bool,
     /// `lab down --keep` was run: only files are left.

@@ -78,6 +78,9 @@ enum Command {
         /// Intervals and time limits N times as long, for a machine that is too slow or busy: an emulated one, say.
         #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
         patience: u32,
+        /// Where PostgreSQL's programs are, in place of the newest that is installed.
+        #[arg(long, value_name = "DIR")]
+        pg_bin: Option<PathBuf>,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -133,6 +136,7 @@ fn carry_out(args: Args) -> Outcome {
         keepalive_ms,
         rdma,
         patience,
+        pg_bin,
     } = args.command
     {
         let dir = args.dir.ok_or_else(|| {
@@ -144,6 +148,7 @@ fn carry_out(args: Args) -> Outcome {
             keepalive_ms,
             rdma,
             patience,
+            pg_bin,
         };
         let lab = up::up(&dir, plan, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);

@@ -44,7 +44,7 @@ impl<'a> Server<'a> {
         Ok(Self {
             lab,
             node,
-            bin: find_binaries()?,
+            bin: find_binaries(lab.meta.pg_bin.as_deref())?,
             account: lab.database_account()?,
         })
     }

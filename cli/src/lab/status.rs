@@ -1,7 +1,7 @@
 //! `vianet lab status`, and what `vianet lab up` prints.
 
 use super::hooks::Fenced;
-use super::layout::{CLUSTER, HTTP_PORT, Lab, NodeName, Part};
+use super::layout::{CLUSTER, Engine, HTTP_PORT, Lab, NodeName, Part};
 use super::process::Life;
 use crate::control;
 use crate::failure::{Failure, Outcome};
@@ -86,6 +86,7 @@ pub fn run(lab: &Lab, as_json: bool) -> Outcome {
                 "engine": lab.meta.engine,
                 "dir": lab.dir,
                 "client_toml": lab.dir.join("client.toml"),
+                "pg_extension": lab.meta.pg_extension,
                 "up": lab.meta.up && !lab.meta.down,
                 "active": Value::Object(names.collect()),
                 "nodes": nodes.iter().map(|n| n.json(lab)).collect::<Vec<_>>(),
@@ -113,8 +114,13 @@ fn print(lab: &Lab, nodes: &[NodeState]) {
         (false, _) => ", its start did not finish",
         _ => "",
     };
+    let extension = match (&lab.meta.pg_extension, lab.meta.engine) {
+        (_, Engine::Embedded) => String::new(),
+        (Some(version), _) => format!(" with the extension vianet {version}"),
+        (None, _) => " without the extension vianet".into(),
+    };
     println!(
-        "cluster {CLUSTER}, engine {}, {}{state}",
+        "cluster {CLUSTER}, engine {}{extension}, {}{state}",
         lab.meta.engine.name(),
         lab.dir.display()
     );

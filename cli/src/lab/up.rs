@@ -32,6 +32,8 @@ pub struct Plan {
     pub rdma: Vec<RdmaPath>,
     /// Intervals and time limits so many times as long as usual.
     pub patience: u32,
+    /// Where PostgreSQL's programs are; `None`: the newest that is installed.
+    pub pg_bin: Option<PathBuf>,
 }
 
 impl Plan {
@@ -43,6 +45,7 @@ impl Plan {
             keepalive_ms: None,
             rdma: Vec::new(),
             patience: 1,
+            pg_bin: None,
         }
     }
 }
@@ -54,7 +57,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
     let database_user = match engine {
         Engine::Embedded => None,
         Engine::Postgres | Engine::PostgresShared => {
-            postgres::find_binaries()?;
+            postgres::find_binaries(plan.pg_bin.as_deref())?;
             Account::for_database()?.map(|a| a.name)
         }
     };
@@ -71,6 +74,8 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
             keepalive_ms: plan.keepalive_ms,
             rdma: plan.rdma,
             patience: plan.patience,
+            pg_bin: plan.pg_bin,
+            pg_extension: None,
             up: false,
             down: false,
             made_dir,
@@ -80,7 +85,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
     let result = check_ports(engine, subnet).and_then(|()| {
         // From here on `lab down` finds everything, even if this process is killed.
         lab.save()?;
-        make(&lab, &daemon, stop)?;
+        lab.meta.pg_extension = make(&lab, &daemon, stop)?;
         stop.check()?;
         lab.meta.up = true;
         lab.save()
@@ -112,7 +117,8 @@ pub fn start_part(lab: &Lab, node: NodeName, part: Part, stop: &Interrupt) -> Ou
     }
 }
 
-fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome {
+/// Gives the version of the PostgreSQL extension, where there is one.
+fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome<Option<String>> {
     for node in NodeName::ALL {
         let dir = lab.node_dir(node).join("state");
         fs::create_dir_all(&dir).doing(|| dir.display().to_string())?;
@@ -123,23 +129,25 @@ fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome {
             .doing(|| dir.display().to_string())?;
     }
     config::write(lab)?;
-    match lab.meta.engine {
+    let extension = match lab.meta.engine {
         Engine::Embedded => {
             for node in NodeName::ALL {
                 embedded::start(lab, node, node == NodeName::NodeA, stop)?;
             }
+            None
         }
         Engine::Postgres | Engine::PostgresShared => {
             check_reachable(lab)?;
             config::write_replication_password(lab)?;
-            postgres::create(lab, stop)?;
+            postgres::create(lab, stop)?
         }
-    }
+    };
     for node in NodeName::ALL {
         start_daemon(lab, node, daemon)?;
     }
     wait_until_agreed(lab, stop)?;
-    check_rdma(lab)
+    check_rdma(lab)?;
+    Ok(extension)
 }
 
 /// A daemon that cannot have RDMA does without; somebody who asked for it wants to know.

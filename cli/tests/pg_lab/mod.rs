@@ -20,6 +20,10 @@ pub struct Lab {
 impl Lab {
     /// A lab, or `None` where PostgreSQL is not installed.
     pub fn up(engine: &str, subnet: u8) -> Option<Self> {
+        Self::up_with(engine, subnet, &[])
+    }
+
+    pub fn up_with(engine: &str, subnet: u8, more: &[&str]) -> Option<Self> {
         use std::os::unix::fs::PermissionsExt;
         if Command::new("psql").arg("--version").output().is_err() {
             eprintln!("skipped: psql is not installed (Debian: postgresql-client)");
@@ -33,7 +37,8 @@ impl Lab {
             .unwrap();
         let lab = Self { dir, subnet };
         let address = format!("127.0.{subnet}");
-        let out = lab.run(&["up", "--engine", engine, "--subnet", &address]);
+        let up = ["up", "--engine", engine, "--subnet", &address];
+        let out = lab.run(&[&up, more].concat());
         let said = text(&out);
         if out.status.code() == Some(3) && said.contains("PostgreSQL is not installed") {
             eprintln!("skipped: {said}");
@@ -150,10 +155,14 @@ pub struct Libpq {
 }
 
 impl Libpq {
-    /// Compiles `c/libpq.c` into `dir`. libpq comes with psql; only its header would need one more package.
     pub fn build(dir: &Path) -> PathBuf {
-        let program = dir.join("libpq");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/libpq.c");
+        Self::compile(dir, "libpq")
+    }
+
+    /// Compiles `c/NAME.c` into `dir`. libpq comes with psql; only its header would need one more package.
+    pub fn compile(dir: &Path, name: &str) -> PathBuf {
+        let program = dir.join(name);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/c/{name}.c"));
         let mut cc = Command::new("cc");
         cc.args(["-O1", "-Wall", "-Wextra", "-Werror", "-o"])
             .args([&program, &source])

@@ -12,12 +12,25 @@ use std::path::{Path, PathBuf};
 
 /// What is needed of an installation.
 const BINARIES: [&str; 4] = ["initdb", "postgres", "pg_ctl", "pg_basebackup"];
+/// Where the server says whether it has our extension.
+const EXTENSION_AVAILABLE: &str = "pg_catalog.pg_available_extensions WHERE name = 'vianet'";
 /// Oldest major version that this is made for.
 const OLDEST: u32 = 13;
 
-/// The directory with PostgreSQL's programs: the newest of Debian's, else the one in PATH.
-pub fn find_binaries() -> Outcome<PathBuf> {
+/// The directory with PostgreSQL's programs: the one that is named, else the newest of Debian's, else the one in PATH.
+pub fn find_binaries(named: Option<&Path>) -> Outcome<PathBuf> {
     let complete = |dir: &PathBuf| BINARIES.iter().all(|name| dir.join(name).is_file());
+    if let Some(named) = named {
+        let dir = named.canonicalize().doing(|| named.display().to_string())?;
+        return match complete(&dir) {
+            true => Ok(dir),
+            false => Err(Failure::refused(format!(
+                "{} has not all of PostgreSQL's programs: {}",
+                dir.display(),
+                BINARIES.join(", ")
+            ))),
+        };
+    }
     let mut versions: Vec<u32> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
@@ -38,8 +51,8 @@ pub fn find_binaries() -> Outcome<PathBuf> {
     })
 }
 
-/// Makes and starts the servers of a new lab.
-pub fn create(lab: &Lab, stop: &Interrupt) -> Outcome {
+/// Makes and starts the servers of a new lab. Gives the version of the extension `vianet`, where they have it.
+pub fn create(lab: &Lab, stop: &Interrupt) -> Outcome<Option<String>> {
     let first = Server::new(lab, NodeName::NodeA)?;
     first.make_dirs()?;
     first.initialise(stop)?;
@@ -49,7 +62,9 @@ pub fn create(lab: &Lab, stop: &Interrupt) -> Outcome {
         second.make_dirs()?;
         second.copy_of(&first, stop)?;
     }
-    Ok(())
+    // What is available was created.
+    let version = format!("SELECT default_version FROM {EXTENSION_AVAILABLE}");
+    Ok(Some(first.ask(&version)?).filter(|version| !version.is_empty()))
 }
 
 /// Starts the server of a node again; one that was lost is rebuilt from the other.
@@ -122,11 +137,25 @@ impl Server<'_> {
                  GRANT EXECUTE ON FUNCTION public.settle() TO monitor\n"
             ),
         )?;
+        self.run_alone("postgres", &roles, stop)?;
+        let extension = self.dir().join("extension.sql");
+        self.write(
+            &extension,
+            &format!(
+                "DO $$ BEGIN IF EXISTS (SELECT FROM {EXTENSION_AVAILABLE}) THEN CREATE EXTENSION vianet; END IF; END $$\n"
+            ),
+        )?;
+        self.run_alone("app", &extension, stop)
+    }
+
+    /// Runs a file of statements, one a line, as the superuser of a server that is not started yet.
+    fn run_alone(&self, database: &str, file: &Path, stop: &Interrupt) -> Outcome {
+        let log = self.lab.part_file(self.node, Part::Server, "log");
         (self.program("postgres"))
             .args(["--single", "-c", "exit_on_error=on", "-D"])
-            .args([&data])
-            .args(["postgres"])
-            .finish(Some(&roles), &log, LIMIT, stop)
+            .args([&self.data()])
+            .args([database])
+            .finish(Some(file), &log, LIMIT, stop)
     }
 
     /// Becomes a standby of `primary`, from a fresh copy, and takes part in its commits.
