@@ -118,8 +118,11 @@ impl Channel {
         take: Take<'_>,
     ) -> Result<Received, Broken> {
         let mut deadline = None;
-        // What is only looked at, or judged first, must be in the ring.
-        let open = matches!(take, Take::All) && !self.reads_shut.load(Ordering::Acquire);
+        // What is only looked at, or judged first, must be in the ring. And who does not wait may ask `poll` next: what a full
+        // room leaves behind in the wire shows there only when somebody drives.
+        let open = matches!(take, Take::All)
+            && wait != Wait::No
+            && !self.reads_shut.load(Ordering::Acquire);
         let mut pilot = Pilot::with(self, Direct::of(dst, open));
         loop {
             if let Some(received) = self.look(&mut pilot.direct, take)? {
