@@ -235,6 +235,11 @@ impl Link {
         self.posted.load(Ordering::Acquire).wrapping_sub(finished)
     }
 
+    /// Work requests that are known to be finished, modulo 2^32.
+    pub fn finished(&self) -> u32 {
+        self.finished.load(Ordering::Acquire)
+    }
+
     /// Whether everything that was sent is known to have been taken by the peer's device. If no report of the last work
     /// request comes by itself, one is asked for.
     pub fn delivered(&self, window: Option<&Window>) -> bool {
@@ -246,11 +251,16 @@ impl Link {
             && self.signaled.load(Ordering::Acquire) != posted
             && self.has_room()
         {
-            // No bytes: takes none of the peer's receives, and is finished after all before it.
-            let (address, key) = (to.address, to.key);
-            let _ = self.post(Operation::Write { address, key }, &[], None, true);
+            let _ = self.feel(to);
         }
         false
+    }
+
+    /// Writes no bytes into the peer's memory, which takes none of its receives, and has it reported: that is finished after
+    /// all before it, and fails where the peer's device cannot be reached any more.
+    pub fn feel(&self, to: &Window) -> io::Result<()> {
+        let (address, key) = (to.address, to.key);
+        self.post(Operation::Write { address, key }, &[], None, true)
     }
 
     /// Sends a whole packet of the handshake.

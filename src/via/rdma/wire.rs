@@ -309,6 +309,13 @@ impl Wire for RdmaWire {
     }
 
     fn heard(&self) -> u64 {
-        self.core.heard.load(Ordering::Relaxed)
+        let core = &self.core;
+        // That the peer's device has taken something is a sign of life too; iWARP reports what it has not taken yet.
+        let taken = match core.link.pair().immediates() {
+            true => core.link.finished().into(),
+            false => 0,
+        };
+        // The handshake was heard.
+        1 + core.heard.load(Ordering::Relaxed) + taken
     }
 }
