@@ -144,6 +144,22 @@ impl Link {
     /// with none, the queue is armed and the descriptor tells of the next.
     pub fn poll<E: From<Trouble>>(
         &self,
+        take: impl FnMut(Message<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.take_finished(|queue, done| self.alarm.poll(queue, done), take)
+    }
+
+    /// As [`Link::poll`], and with no work nothing is armed: see [`Alarm::look`].
+    pub fn look<E: From<Trouble>>(
+        &self,
+        take: impl FnMut(Message<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.take_finished(|queue, done| self.alarm.look(queue, done), take)
+    }
+
+    fn take_finished<E: From<Trouble>>(
+        &self,
+        poll: impl FnOnce(&QueuePair, &mut [Completion; 16]) -> io::Result<usize>,
         mut take: impl FnMut(Message<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let parts = &self.parts;
@@ -154,7 +170,7 @@ impl Link {
         let mut done = [nothing; 16];
         // Nothing is allocated: calls that receive and send may be made by a signal handler.
         let mut packet = [0; SLOT];
-        let n = self.alarm.poll(&parts.pair, &mut done).map_err(over)?;
+        let n = poll(&parts.pair, &mut done).map_err(over)?;
         for completion in &done[..n] {
             let slot = completion.id as u32;
             let message = match completion.outcome {
