@@ -33,6 +33,8 @@ use std::sync::{Arc, OnceLock};
 const ROUNDS: usize = 64;
 /// Most bytes of a message: the peer can begin to read, and we can copy what follows, while it is on its way.
 const PIECE: usize = 16 << 10;
+/// The same without immediates, where a piece is two messages.
+const PIECE_AND_PACKET: usize = 32 << 10;
 /// Without immediates: up to so many bytes go in the packet, more are written before it.
 const IN_PACKET: usize = packet::CONTROL_MAX;
 
@@ -278,7 +280,11 @@ impl Wire for RdmaWire {
     }
 
     fn portion(&self) -> usize {
-        PIECE
+        match self.core.link.pair().immediates() {
+            true => PIECE,
+            // Most of it is sent within the call that posts it: nothing is gained by more of them.
+            false => usize::MAX,
+        }
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {

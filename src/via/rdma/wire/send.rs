@@ -140,7 +140,11 @@ impl Core {
         let size = self.tx.size() as u64;
         // Up to the end of the ring: the peer's writes are contiguous.
         let straight = size - (sent & (size - 1));
-        let length = tail.wrapping_sub(sent).min(straight).min(PIECE as u64);
+        let piece = match self.link.pair().immediates() {
+            true => PIECE,
+            false => PIECE_AND_PACKET,
+        };
+        let length = tail.wrapping_sub(sent).min(straight).min(piece as u64);
         let next = sent.wrapping_add(length);
         let fin = fin && next == tail;
         let data = match length {
