@@ -87,7 +87,8 @@ proptest! {
         // Until the device is quiet, and then often enough to have done with its last event.
         while quiet < 40 {
             quiet = if device.script.borrow().is_empty() { quiet + 1 } else { 0 };
-            let looked = looks.pop().unwrap_or(false);
+            // A thread that looks sleeps at last, and polls before that.
+            let looked = quiet == 0 && looks.pop().unwrap_or(false);
             let found = match looked {
                 true => alarm.look(&device, &mut out),
                 false => alarm.poll(&device, &mut out),
