@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 
 /* One whole line, also when several threads speak: callbacks come on a thread of the library. */
@@ -94,7 +95,10 @@ static inline void net_last_error(char *text, size_t size) { vianet_last_error(t
 /* The library's log, in lines like the preload library's, appended to the file $VIANET_DEBUG. */
 static inline void log_line_(int level, const char *module, const char *text, void *file) {
     static const char *levels[] = {"?", "Error", "Warn", "Info", "Debug"};
-    fprintf((FILE *)file, "%d %s %s: %s\n", (int)getpid(), levels[level], module, text);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fprintf((FILE *)file, "%02d.%03d %d %s %s: %s\n", (int)(now.tv_sec % 60), (int)(now.tv_nsec / 1000000), (int)getpid(),
+            levels[level], module, text);
     fflush((FILE *)file);
 }
 

@@ -1,5 +1,5 @@
-/* stream NAME BYTES: sends BYTES on one thread and wants every one of them back, in order and unchanged, on another;
- * whoever runs it may cut the transport meanwhile. */
+/* stream NAME BYTES [on]: sends BYTES on one thread and wants every one of them back, in order and unchanged, on another;
+ * whoever runs it may cut the transport meanwhile. With "on" it goes on sending until standard input ends. */
 #include <pthread.h>
 
 #include "harness.h"
@@ -7,13 +7,23 @@
 enum { CHUNK = 65536 };
 static int fd;
 static uint64_t total;
+static int going_on;
+
+/* Whether there is more to be sent. What was sent in all is then `total`. */
+static int more(uint64_t offset) {
+    if (!going_on) return offset < total;
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    if (offset < total || poll(&input, 1, 0) == 0) return 1;
+    total = offset;
+    return 0;
+}
 
 static void *sender(void *unused) {
     (void)unused;
     unsigned char *data = malloc(CHUNK);
     CHECK(data != NULL);
-    for (uint64_t offset = 0; offset < total;) {
-        size_t len = total - offset < CHUNK ? (size_t)(total - offset) : CHUNK;
+    for (uint64_t offset = 0; more(offset);) {
+        size_t len = offset < total && total - offset < CHUNK ? (size_t)(total - offset) : CHUNK;
         stream_fill(data, len, offset);
         send_all(fd, data, len);
         offset += len;
@@ -27,6 +37,7 @@ int main(int argc, char **argv) {
     watchdog();
     const char *name = argument(argc, argv, 1, "NAME BYTES");
     total = strtoull(argument(argc, argv, 2, "NAME BYTES"), NULL, 10);
+    going_on = argc > 3;
     fd = net_connect(name, 0);
     CHECK(fd >= 0);
     pthread_t thread;
@@ -43,8 +54,8 @@ int main(int argc, char **argv) {
         sum = checksum(sum, data, (size_t)n);
         offset += (uint64_t)n;
     }
-    CHECK(offset == total);
     CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(offset == total);
     free(data);
 #ifndef PLAIN_SOCKETS
     struct vianet_info info;

@@ -28,7 +28,7 @@ use support::cluster::{Cluster, Plan};
 use support::echo::EchoServer;
 use support::programs::kill;
 use support::sqlline::SqlLine;
-use support::tap::UdpTap;
+use support::tap::{TcpTap, UdpTap};
 
 /// Longer than any liveness window that the tests configure.
 const SECONDS: Duration = Duration::from_secs(3);
@@ -182,6 +182,23 @@ fn udp_filtered_while_the_channel_is_healthy() {
         !taps[0].requests().is_empty(),
         "nobody asked by way of the taps"
     );
+}
+
+/// A filter between client and node forgets the connection, and not the cluster's datagrams: TCP would repeat itself for a
+/// quarter of an hour.
+#[test]
+fn a_channel_that_nothing_passes_is_carried_on() {
+    let server = EchoServer::start("127.0.0.1:0", "");
+    let mut plan = Plan::new(94, server.addr());
+    let tap = TcpTap::start("127.0.94.21:0", ([127, 0, 94, 11], 7434).into(), 0);
+    plan.advertise_via = [Some(tap.addr()), None];
+    let cluster = Cluster::start(plan);
+    let mut client = SqlLine::start(How::Plain, &config(&cluster, "tcp"), &["echo.test"]);
+    goes_on(&mut client, "before");
+    tap.swallow();
+    goes_on(&mut client, "after");
+    assert_eq!(server.used(), 1, "the SQL server's connection outlives it");
+    client.end();
 }
 
 /// Ctrl-Z, a paused virtual machine: whoever was stopped must not conclude that others are dead.

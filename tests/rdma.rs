@@ -16,7 +16,7 @@ use std::time::Duration;
 use support::c::{How, Program};
 use support::cluster::{Cluster, Plan};
 use support::echo::EchoServer;
-use support::programs::{both, run_well, run_within};
+use support::programs::run_well;
 use support::{rdma, wait_for};
 use vianet::conn::{self, Options};
 use vianet::via::Transport;

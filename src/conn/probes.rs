@@ -19,8 +19,12 @@ use std::time::Duration;
 const KEEP_ALIVES: usize = 4;
 /// A channel on which so long nothing has moved is asked although its node lives: the path to it may be dead, and where only
 /// the node had something to send, only the node would know. The shorter time is for who waits for an answer; the node keeps
-/// a broken channel's SQL connection only for a while.
-const SILENT: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(20)];
+/// a broken channel's SQL connection only for a while. So it is for who was asked and has not answered.
+const SILENT: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(20)];
+
+/// So many times, with the shorter time after each, a channel is asked before it is taken to be broken: a transport's own
+/// repetitions may go on for a quarter of an hour (TCP, iWARP), or for ever where a device hangs.
+const ASKS: u32 = 3;
 
 /// The probes of the I/O thread.
 #[derive(Default)]
@@ -45,6 +49,8 @@ struct User {
     progress: (u64, u64, u64),
     /// When it moved last, or was asked.
     since: Duration,
+    /// How often it was asked since.
+    asked: u32,
     conn: Weak<Conn>,
     /// Its channel broke: it waits for word of its node.
     suspect: bool,
@@ -72,6 +78,7 @@ impl Probes {
             progress: progress(&channel),
             channel: Arc::downgrade(&channel),
             since: now,
+            asked: 0,
             conn: conn.me.clone(),
             suspect: false,
         };
@@ -214,15 +221,32 @@ impl Node {
         self.ask_silent_channels(now);
     }
 
-    /// See [`SILENT`].
+    /// See [`SILENT`] and [`ASKS`].
     fn ask_silent_channels(&mut self, now: Duration) {
+        let answers = self.prober.unanswered() == 0;
         let silent = self.users.values_mut().filter(|user| user.is_silent(now));
         for user in silent.take(KEEP_ALIVES) {
             user.since = now;
-            if let Some(channel) = user.channel.upgrade() {
+            let Some(channel) = user.channel.upgrade() else {
+                continue;
+            };
+            // Shared memory cannot be cut off; and of a wire that never heard anything nobody knows whether it could.
+            let may_be_dead = channel.wire.peer_bell().is_none() && channel.wire.heard() > 0;
+            if user.asked < ASKS || !answers || !may_be_dead {
+                user.asked = user.asked.saturating_add(1);
                 let _ = channel.wire.keep_alive(&channel);
                 let _ = channel.drive();
+                continue;
             }
+            let transport = channel.wire.transport();
+            crate::log!(
+                Level::Warn,
+                "conn",
+                "{}: its node answers, {transport} does not: no sign of life after {ASKS} requests",
+                self.server
+            );
+            user.asked = 0;
+            channel.wire.cut();
         }
     }
 
@@ -235,6 +259,7 @@ impl Node {
                 if seen != user.progress {
                     alive = true;
                     user.since = now;
+                    user.asked = 0;
                 }
                 user.progress = seen;
             }
@@ -267,7 +292,8 @@ impl User {
     fn is_silent(&self, now: Duration) -> bool {
         let [waiting, idle] = SILENT;
         let silent = now.saturating_sub(self.since);
-        silent >= idle || (silent >= waiting && self.conn.upgrade().is_some_and(|c| c.is_waiting()))
+        let urgent = || self.asked > 0 || self.conn.upgrade().is_some_and(|c| c.is_waiting());
+        silent >= idle || (silent >= waiting && urgent())
     }
 }
 

@@ -51,6 +51,11 @@ pub trait Wire: Send + Sync {
     fn drive_rx_into(&self, channel: &Channel, _direct: &mut Direct<'_>) -> Result<bool, Broken> {
         self.drive_rx(channel)
     }
+    /// As [`Wire::drive_rx_into`] for a thread that looks again at once, or drives before it sleeps: [`Wire::wait_fd`] may stay
+    /// ready for what was taken.
+    fn look_rx(&self, channel: &Channel, direct: &mut Direct<'_>) -> Result<bool, Broken> {
+        self.drive_rx_into(channel, direct)
+    }
     /// As [`Wire::drive_rx_into`], and where nothing is there sleeps in the kernel for a few milliseconds: one system call where
     /// a poll and a read are two, and the common case of a question and its answer. A kick does not end it. The default
     /// does nothing.
@@ -60,6 +65,11 @@ pub trait Wire: Send + Sync {
     /// Sends what `tx` holds and the peer has credit for, without blocking, and owed acknowledgements. True if
     /// anything moved.
     fn drive_tx(&self, channel: &Channel) -> Result<bool, Broken>;
+    /// So many bytes are sent on their way before more are copied behind them: where a device sends by itself, the next are
+    /// copied meanwhile.
+    fn portion(&self) -> usize {
+        usize::MAX
+    }
     /// The descriptor that tells when to drive (tcp: the socket; shm: the control connection, whose hang-up is the
     /// peer's death).
     fn wait_fd(&self) -> BorrowedFd<'_>;

@@ -104,6 +104,8 @@ struct TcpShared {
     mean: AtomicU64,
     cuts: AtomicU64,
     accepted: AtomicU64,
+    /// Connections made before so many swallow everything.
+    swallowed: AtomicU64,
     seed: AtomicU64,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -120,6 +122,7 @@ impl TcpTap {
             mean: AtomicU64::new(mean_bytes),
             cuts: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            swallowed: AtomicU64::new(0),
             seed: AtomicU64::new(0x9E37_79B9_7F4A_7C15),
             open: Mutex::new(Vec::new()),
         });
@@ -156,6 +159,13 @@ impl TcpTap {
     /// Changes the mean number of bytes between cuts; for connections made from now on.
     pub fn cut_every(&self, mean_bytes: u64) {
         self.shared.mean.store(mean_bytes, Ordering::Relaxed);
+    }
+
+    /// Nothing passes any more over what is open now, and nobody is told: a filter has forgotten it.
+    pub fn swallow(&self) {
+        self.shared
+            .swallowed
+            .store(self.accepted(), Ordering::Relaxed);
     }
 
     /// Cuts what is open now.
@@ -198,6 +208,7 @@ impl TcpShared {
         let _ = client.set_nodelay(true);
         let _ = server.set_nodelay(true);
         let budget = Arc::new(AtomicU64::new(self.budget()));
+        let number = self.accepted.load(Ordering::Relaxed);
         for (mut from, mut to, answers) in [(&client, &server, false), (&server, &client, true)]
             .map(|(a, b, answers)| {
                 (
@@ -219,6 +230,9 @@ impl TcpShared {
                         Ok(len) => len,
                         Err(_) => break,
                     };
+                    if number <= state.swallowed.load(Ordering::Relaxed) {
+                        continue;
+                    }
                     if answers && buf[..len].windows(SPOIL.len()).any(|bytes| bytes == SPOIL) {
                         buf[..8].fill(0xff);
                     }

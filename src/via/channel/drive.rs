@@ -199,6 +199,15 @@ impl Channel {
 
     /// As [`Channel::drive_rx`], by a thread inside, which may be the pilot.
     pub(super) fn drive_rx_as(&self, pilot: &mut Pilot<'_>) -> bool {
+        self.drive_rx_by(pilot, false)
+    }
+
+    /// The same where the caller looks again before it sleeps.
+    pub(super) fn look_rx_as(&self, pilot: &mut Pilot<'_>) -> bool {
+        self.drive_rx_by(pilot, true)
+    }
+
+    fn drive_rx_by(&self, pilot: &mut Pilot<'_>, again: bool) -> bool {
         let as_pilot = pilot.held;
         let (mut any, mut driven) = (false, false);
         let moved = self.driving_rx.run(|| {
@@ -209,7 +218,10 @@ impl Channel {
             }
             driven = true;
             // Run once more for another thread, it must not forget what the first run moved.
-            any |= self.wire.drive_rx_into(self, &mut pilot.direct)?;
+            any |= match again {
+                true => self.wire.look_rx(self, &mut pilot.direct)?,
+                false => self.wire.drive_rx_into(self, &mut pilot.direct)?,
+            };
             Ok(any)
         });
         let any = self.driven_to(moved);
@@ -228,7 +240,7 @@ impl Channel {
         for _ in 0..EASE {
             std::hint::spin_loop();
         }
-        self.drive_rx_as(pilot)
+        self.look_rx_as(pilot)
     }
 
     /// For the pilot, who looks at [`Wire::interest`](super::Wire::interest) before it polls and when it leaves; others

@@ -129,7 +129,10 @@ impl Channel {
                 return Ok(received);
             }
             if self.driven() && (wait == Wait::No || self.receive_habit.worth_a_try()) {
-                let moved = self.drive_rx_as(&mut pilot);
+                let moved = match wait {
+                    Wait::No => self.drive_rx_as(&mut pilot),
+                    Wait::Until { .. } => self.look_rx_as(&mut pilot),
+                };
                 self.receive_habit.learn(moved);
                 if moved {
                     continue;

@@ -171,8 +171,9 @@ impl Channel {
         mut skip: usize,
         tap: Option<&dyn Tap>,
     ) -> Result<usize, Broken> {
-        let mut done = 0;
-        for piece in src {
+        let portion_bytes = self.wire.portion();
+        let (mut done, mut gone) = (0, 0);
+        'all: for piece in src {
             let piece = match piece.get(skip..) {
                 Some(rest) => rest,
                 None => {
@@ -181,14 +182,20 @@ impl Channel {
                 }
             };
             skip = 0;
-            let n = match tap {
-                None => self.tx.push(piece),
-                Some(tap) => self.push_tapped(piece, tap),
-            };
-            let n = n.map_err(|c| self.corrupted(c))?;
-            done += n;
-            if n < piece.len() {
-                break;
+            for portion in piece.chunks(portion_bytes) {
+                if done - gone >= portion_bytes {
+                    gone = done;
+                    self.produced();
+                }
+                let n = match tap {
+                    None => self.tx.push(portion),
+                    Some(tap) => self.push_tapped(portion, tap),
+                };
+                let n = n.map_err(|c| self.corrupted(c))?;
+                done += n;
+                if n < portion.len() {
+                    break 'all;
+                }
             }
         }
         if done > 0 {

@@ -44,6 +44,16 @@ impl Alarm {
         }
     }
 
+    /// Takes finished work and leaves the alarm as it is, which saves two system calls for each message: for a thread that
+    /// looks again. An event that nobody took keeps the descriptor readable, so nobody sleeps through what comes.
+    pub fn look(&self, queue: &impl Queue, out: &mut [Completion; 16]) -> io::Result<usize> {
+        let n = queue.poll(out)?;
+        if n > 0 {
+            self.fired.store(1, Ordering::Relaxed);
+        }
+        Ok(n)
+    }
+
     /// To look for one costs a system call. A device may give one for nothing, so now and then it is worth it.
     fn expects_event(&self) -> bool {
         self.fired.load(Ordering::Relaxed) != 0

@@ -144,6 +144,22 @@ impl Link {
     /// with none, the queue is armed and the descriptor tells of the next.
     pub fn poll<E: From<Trouble>>(
         &self,
+        take: impl FnMut(Message<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.take_finished(|queue, done| self.alarm.poll(queue, done), take)
+    }
+
+    /// As [`Link::poll`], and with no work nothing is armed: see [`Alarm::look`].
+    pub fn look<E: From<Trouble>>(
+        &self,
+        take: impl FnMut(Message<'_>) -> Result<(), E>,
+    ) -> Result<usize, E> {
+        self.take_finished(|queue, done| self.alarm.look(queue, done), take)
+    }
+
+    fn take_finished<E: From<Trouble>>(
+        &self,
+        poll: impl FnOnce(&QueuePair, &mut [Completion; 16]) -> io::Result<usize>,
         mut take: impl FnMut(Message<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let parts = &self.parts;
@@ -154,7 +170,7 @@ impl Link {
         let mut done = [nothing; 16];
         // Nothing is allocated: calls that receive and send may be made by a signal handler.
         let mut packet = [0; SLOT];
-        let n = self.alarm.poll(&parts.pair, &mut done).map_err(over)?;
+        let n = poll(&parts.pair, &mut done).map_err(over)?;
         for completion in &done[..n] {
             let slot = completion.id as u32;
             let message = match completion.outcome {
@@ -235,6 +251,11 @@ impl Link {
         self.posted.load(Ordering::Acquire).wrapping_sub(finished)
     }
 
+    /// Work requests that are known to be finished, modulo 2^32.
+    pub fn finished(&self) -> u32 {
+        self.finished.load(Ordering::Acquire)
+    }
+
     /// Whether everything that was sent is known to have been taken by the peer's device. If no report of the last work
     /// request comes by itself, one is asked for.
     pub fn delivered(&self, window: Option<&Window>) -> bool {
@@ -246,11 +267,16 @@ impl Link {
             && self.signaled.load(Ordering::Acquire) != posted
             && self.has_room()
         {
-            // No bytes: takes none of the peer's receives, and is finished after all before it.
-            let (address, key) = (to.address, to.key);
-            let _ = self.post(Operation::Write { address, key }, &[], None, true);
+            let _ = self.feel(to);
         }
         false
+    }
+
+    /// Writes no bytes into the peer's memory, which takes none of its receives, and has it reported: that is finished after
+    /// all before it, and fails where the peer's device cannot be reached any more.
+    pub fn feel(&self, to: &Window) -> io::Result<()> {
+        let (address, key) = (to.address, to.key);
+        self.post(Operation::Write { address, key }, &[], None, true)
     }
 
     /// Sends a whole packet of the handshake.

@@ -17,7 +17,7 @@ use super::link::{Link, Message, Trouble};
 use super::memory::HEADER_SLOT;
 use super::message::{self, BARE_BYTES, Immediate, PREFIX_BYTES, Prefix, Window};
 use super::verbs::{Piece, Registered};
-use crate::via::channel::{Channel, Wire};
+use crate::via::channel::{Awaited, Channel, Direct, Wire};
 use crate::via::packet::{FLAG_ANSWER, FLAG_FIN, HEADER_BYTES, Header, Type};
 use crate::via::region::Region;
 use crate::via::ring::{Ring, RingConsumer, RingProducer};
@@ -31,8 +31,10 @@ use std::sync::{Arc, OnceLock};
 
 /// Polls of one drive: a peer that floods us does not hold the thread.
 const ROUNDS: usize = 64;
-/// Most bytes of a message: the peer can begin to read while the rest is on its way.
-const PIECE: usize = 32 << 10;
+/// Most bytes of a message: the peer can begin to read, and we can copy what follows, while it is on its way.
+const PIECE: usize = 16 << 10;
+/// The same without immediates, where a piece is two messages.
+const PIECE_AND_PACKET: usize = 32 << 10;
 /// Without immediates: up to so many bytes go in the packet, more are written before it.
 const IN_PACKET: usize = packet::CONTROL_MAX;
 
@@ -265,8 +267,24 @@ impl Wire for RdmaWire {
         self.core.receive_all()
     }
 
+    fn look_rx(&self, _channel: &Channel, _direct: &mut Direct<'_>) -> Result<bool, Broken> {
+        self.core.look()
+    }
+
+    fn await_rx(&self, _channel: &Channel, _direct: &mut Direct<'_>) -> Result<Awaited, Broken> {
+        self.core.nap()
+    }
+
     fn drive_tx(&self, _channel: &Channel) -> Result<bool, Broken> {
         Ok(self.core.send())
+    }
+
+    fn portion(&self) -> usize {
+        match self.core.link.pair().immediates() {
+            true => PIECE,
+            // Most of it is sent within the call that posts it: nothing is gained by more of them.
+            false => usize::MAX,
+        }
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
@@ -309,6 +327,13 @@ impl Wire for RdmaWire {
     }
 
     fn heard(&self) -> u64 {
-        self.core.heard.load(Ordering::Relaxed)
+        let core = &self.core;
+        // That the peer's device has taken something is a sign of life too; iWARP reports what it has not taken yet.
+        let taken = match core.link.pair().immediates() {
+            true => core.link.finished().into(),
+            false => 0,
+        };
+        // The handshake was heard.
+        1 + core.heard.load(Ordering::Relaxed) + taken
     }
 }

@@ -49,7 +49,9 @@ fn a_byte_read_behind_our_back_just_before_the_loss_comes_once() {
 
 #[test]
 fn nobody_waits_for_the_rest_of_what_another_process_has_read() {
-    for (n, transport) in transports().into_iter().enumerate() {
+    // A child that finds less than it waits for takes a connection over RDMA away from its parent.
+    let shared = transports().into_iter().filter(|t| *t != Transport::Rdma);
+    for (n, transport) in shared.enumerate() {
         let bed = server(210 + n as u8, "");
         let fd = session(&bed, transport);
         let (first, words) = (notice(10), notice(3000));

@@ -51,6 +51,42 @@ struct Line {
     ratio: Option<f64>,
 }
 
+/// What is to be reached, beside rsockets.
+pub struct Goal {
+    /// Device and work.
+    what: String,
+    /// vianet's median by that of rsockets.
+    ratio: Option<f64>,
+    bound: String,
+    /// `None`: not measured.
+    pub met: Option<bool>,
+}
+
+impl Goal {
+    /// For people.
+    pub fn print(&self) {
+        let ratio = self.ratio.map_or("-".into(), |r| round(r).to_string());
+        let verdict = match self.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not measured",
+        };
+        println!(
+            "{:<26} {ratio:>8} of rsockets, goal {:<12} {verdict}",
+            self.what, self.bound
+        );
+    }
+
+    /// One object a line.
+    pub fn print_json(&self) {
+        let ratio = self.ratio.map(round);
+        println!(
+            "{}",
+            json!({"goal": self.what, "ratio": ratio, "bound": self.bound, "met": self.met})
+        );
+    }
+}
+
 /// Everything of one device.
 pub struct Table {
     device: String,
@@ -112,23 +148,29 @@ impl Table {
         self.lines.insert(after.map_or(0, |n| n + 1), line);
     }
 
-    /// The goals that were measured and are not met.
-    pub fn missed(&self) -> Vec<String> {
-        let against = self
-            .lines
-            .iter()
-            .filter(|l| l.name == Carrier::Rsockets.name());
-        against
-            .filter_map(|line| {
-                let ratio = line.ratio?;
-                let (met, goal) = match line.work {
-                    Work::Trips(_) => (ratio <= GOAL_TRIP, format!("at most {GOAL_TRIP}")),
-                    Work::Stream(_) => (ratio >= GOAL_STREAM, format!("at least {GOAL_STREAM}")),
-                };
-                let what = format!("{} {}", self.device, title(line.work));
-                (!met).then(|| format!("{what}: {} of rsockets, goal {goal}", round(ratio)))
-            })
-            .collect()
+    /// The goals: a round trip and a stream beside those of rsockets.
+    pub fn goals(&self) -> Vec<Goal> {
+        let goal = |work: &Work| {
+            let rsockets = |l: &&Line| l.work == *work && l.name == Carrier::Rsockets.name();
+            let ratio = self.lines.iter().find(rsockets).and_then(|l| l.ratio);
+            let (met, bound) = match work {
+                Work::Trips(_) => (
+                    ratio.map(|r| r <= GOAL_TRIP),
+                    format!("at most {GOAL_TRIP}"),
+                ),
+                Work::Stream(_) => (
+                    ratio.map(|r| r >= GOAL_STREAM),
+                    format!("at least {GOAL_STREAM}"),
+                ),
+            };
+            Goal {
+                what: format!("{} {}", self.device, title(*work)),
+                ratio,
+                bound,
+                met,
+            }
+        };
+        super::WORKS.iter().map(goal).collect()
     }
 
     /// For people.

@@ -1,10 +1,57 @@
 //! What the peer sent: taken, checked, told.
 
 use super::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+/// Longest sleep without a look at the connection's events.
+const NAP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
 
 impl Core {
-    /// Under the driver token.
+    /// Everything that came. Under the driver token.
     pub(super) fn receive_all(&self) -> Result<bool, Broken> {
+        self.receive_by(Self::receive)
+    }
+
+    /// The same for a thread that spins: with nothing there, nothing is armed, and the connection's end not looked for.
+    pub(super) fn look(&self) -> Result<bool, Broken> {
+        self.receive_by(|core, moved| {
+            for round in 0..ROUNDS {
+                if core.link.look(|message| core.take(message, moved))? == 0 {
+                    return Ok(round > 0);
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// The same, and waits in the kernel for a moment if nothing is there.
+    pub(super) fn nap(&self) -> Result<Awaited, Broken> {
+        if self.receive_all()? {
+            return Ok(Awaited::Moved);
+        }
+        let mut fds = [PollFd::from_borrowed_fd(
+            self.link.pair().fd(),
+            PollFlags::IN,
+        )];
+        match poll(&mut fds, Some(&NAP)) {
+            Err(Errno::INTR) => return Ok(Awaited::Interrupted),
+            Ok(0) | Err(_) => return Ok(Awaited::Nothing),
+            Ok(_) => {}
+        }
+        Ok(match self.look()? {
+            true => Awaited::Moved,
+            false => Awaited::Nothing,
+        })
+    }
+
+    fn receive_by(
+        &self,
+        receive: impl FnOnce(&Self, &mut bool) -> Result<bool, Broken>,
+    ) -> Result<bool, Broken> {
         if let Some(broken) = self.broken.get() {
             return Err(broken.clone());
         }
@@ -16,7 +63,7 @@ impl Core {
                 .clone());
         }
         let mut moved = false;
-        match self.receive(&mut moved) {
+        match receive(self, &mut moved) {
             Ok(worked) => {
                 if worked {
                     self.send();

@@ -51,6 +51,7 @@ impl Core {
             return Ok(false);
         };
         if !self.link.credit.allows_control() {
+            self.feel(*peer)?;
             return Ok(false);
         }
         let sent = self.sent.load(Ordering::Relaxed);
@@ -65,6 +66,7 @@ impl Core {
         let fin = finished && flags & FIN_SENT == 0;
         if tail != sent || fin {
             if !self.link.credit.allows_data() {
+                self.feel(*peer)?;
                 return self.acknowledge_alone(false);
             }
             return self.send_data(sent, tail, fin, *peer);
@@ -92,6 +94,17 @@ impl Core {
             }
         }
         self.acknowledge_alone(flags & SETTLE != 0)
+    }
+
+    /// A sign of life was asked for, and the peer has no room for messages: perhaps it cannot reach us to say that it took
+    /// them. The path is felt by what it need not take.
+    fn feel(&self, peer: Window) -> io::Result<()> {
+        if self.flags() & ASK != 0 {
+            self.clear(ASK);
+            let felt = self.link.feel(&peer);
+            self.undo(ASK, felt.map(|()| true))?;
+        }
+        Ok(())
     }
 
     fn undo(&self, flag: u32, said: io::Result<bool>) -> io::Result<bool> {
@@ -127,7 +140,11 @@ impl Core {
         let size = self.tx.size() as u64;
         // Up to the end of the ring: the peer's writes are contiguous.
         let straight = size - (sent & (size - 1));
-        let length = tail.wrapping_sub(sent).min(straight).min(PIECE as u64);
+        let piece = match self.link.pair().immediates() {
+            true => PIECE,
+            false => PIECE_AND_PACKET,
+        };
+        let length = tail.wrapping_sub(sent).min(straight).min(piece as u64);
         let next = sent.wrapping_add(length);
         let fin = fin && next == tail;
         let data = match length {
