@@ -149,11 +149,11 @@ fn a_port_that_nobody_listens_on_refuses() {
 #[test]
 #[ignore = "needs an RDMA device: make test-rdma"]
 fn an_address_that_swallows_packets_is_given_up() {
-    let device = Device::add_of("siw", 12);
-    run("ip neigh add 10.77.12.9 lladdr 02:00:00:00:00:09 dev dummy12 nud permanent");
+    let device = Device::add_of("siw", 40);
+    run("ip neigh add 10.77.40.9 lladdr 02:00:00:00:00:09 dev dummy40 nud permanent");
     let mut node = Node::start(&On("RDMA_VM_SIW_ADDR"));
     let mut request = node.request(None);
-    request.endpoint.addr = "10.77.12.9:7434".parse().expect("an address");
+    request.endpoint.addr = "10.77.40.9:7434".parse().expect("an address");
     let (client, _) = node.connect(request, |_| None);
     match client.err() {
         Some(ConnectError::Failed(text)) => assert!(text.contains("no answer"), "{text}"),
