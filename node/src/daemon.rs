@@ -82,6 +82,12 @@ pub fn load_key(config: &Node) -> Result<Option<SecretKey>, String> {
     Ok(Some(key))
 }
 
+/// Whether others than the owner and the group can read or write the file.
+fn is_open_to_all(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o006 != 0)
+}
+
 impl Daemon {
     /// Binds everything, reads the saved state, starts the relay and the control socket. Nothing is answered before
     /// all of it listens.
@@ -176,8 +182,14 @@ impl Daemon {
             http = http.map(tracing::field::display),
             "answering"
         );
-        if self.config.key_file.is_none() {
-            warn!(event = "unsigned", "no key_file: answers are not signed");
+        match &self.config.key_file {
+            None => warn!(event = "unsigned", "no key_file: answers are not signed"),
+            Some(path) if is_open_to_all(path) => warn!(
+                event = "key-exposed",
+                file = %path.display(),
+                "every user of this machine can read or write the cluster's key: chmod 600, and make a new one"
+            ),
+            Some(_) => {}
         }
         for unit in &self.units {
             let (seen, own) = unit.machine.generations();

@@ -77,6 +77,23 @@ fn a_level_of_the_log_that_is_none_is_refused() {
     }
 }
 
+/// The group may be the daemon's own; all users of the machine are not.
+#[test]
+fn a_key_that_everybody_can_read_is_warned_about() {
+    use std::os::unix::fs::PermissionsExt;
+    for (subnet, mode, warned) in [(226, 0o644, true), (227, 0o640, false)] {
+        let mut lab = Lab::of(1, subnet, |_, _| {});
+        let key = lab.dir.path().join("cluster.key");
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(mode)).unwrap();
+        lab.nodes[0].start();
+        common::until("the node serves", || {
+            lab.nodes[0].log().contains("serving").then_some(())
+        });
+        let log = lab.nodes[0].log();
+        assert_eq!(log.contains("key-exposed"), warned, "{log}");
+    }
+}
+
 /// A directory that cannot be used is not laid at another daemon's door.
 #[test]
 fn a_directory_that_cannot_be_made_is_named_with_the_remedy() {

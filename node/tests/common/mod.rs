@@ -3,8 +3,10 @@
 
 pub mod client;
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -98,7 +100,9 @@ impl Lab {
         let key = SecretKey::generate().unwrap();
         let id: [u8; 16] = random_bytes().unwrap();
         let cluster_id: String = id.iter().map(|b| format!("{b:02x}")).collect();
-        std::fs::write(dir.path().join("cluster.key"), key.to_hex()).unwrap();
+        let key_file = dir.path().join("cluster.key");
+        std::fs::write(&key_file, key.to_hex()).unwrap();
+        std::fs::set_permissions(key_file, Permissions::from_mode(0o600)).unwrap();
         let names = ["node-a", "node-b"];
         let ip = |i: usize| format!("127.0.{subnet}.{}", 11 + i);
         let nodes = (0..count)
