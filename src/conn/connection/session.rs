@@ -5,9 +5,6 @@ use crate::config::{OnUnknown, Session};
 use crate::session::postgres::{self, End, Lost, Observer, Reason, Recognised, Standing};
 use crate::via::channel::{Come, Taken, Tap};
 
-/// A sender may hold back what follows so much.
-const _: () = assert!(postgres::LARGE <= crate::via::tcp::WHOLE_MESSAGE);
-
 /// What is known of the protocol of a connection.
 pub struct Followed {
     /// Nothing is followed (any more) while this is false, and the calls pay nothing for it.

@@ -8,8 +8,6 @@ mod payload_tests;
 mod wire;
 mod words;
 
-pub use wire::WHOLE_MESSAGE;
-
 use super::{
     ConnectError, ConnectRequest, Connecting, ListenConfig, Listener, Provider, Transport,
 };

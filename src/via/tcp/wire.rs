@@ -30,8 +30,6 @@ use std::sync::{Arc, OnceLock};
 
 /// What is read beside the payload: a packet of a request and its answer fits whole.
 const SCRATCH: usize = 2048;
-/// The most that a receiver may want to have whole before it consumes any of it (messages of a followed session). Bytes.
-pub const WHOLE_MESSAGE: usize = 64 * 1024;
 /// Reads of one drive: a peer that floods us with empty packets does not hold the thread.
 const ROUNDS: usize = 64;
 
@@ -410,8 +408,7 @@ impl TcpWire {
             };
             let left = pending.map_or(0, |p| p.left.min(total));
             let head = &bytes[total - left..total];
-            let more = self.more_may_wait(sent);
-            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices, more);
+            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices);
             let n = if payload == 0 {
                 send(&[IoSlice::new(head)])?
             } else {
@@ -431,14 +428,6 @@ impl TcpWire {
             self.tx_words
                 .set_sent(sent.wrapping_add(n.saturating_sub(left) as u64));
         }
-    }
-
-    /// Whether the kernel may keep what fills no segment of its own until more comes (MSG_MORE), or the peer acknowledges: in
-    /// a stream of large writes each would end in a small one. The acknowledgement is sure to come while the peer has a
-    /// whole message more than the half of a ring after which it sends one; and the kernel waits for 200 ms at most.
-    fn more_may_wait(&self, sent: u64) -> bool {
-        let under_way = sent.wrapping_sub(self.tx.head()) as usize;
-        under_way >= self.tx.size() / 2 + WHOLE_MESSAGE && !self.tx.finished()
     }
 
     /// Begins the next packet, if there is one to be sent.
@@ -596,9 +585,8 @@ impl Wire for TcpWire {
     }
 }
 
-fn send(socket: &OwnedFd, slices: &[IoSlice<'_>], more_may_wait: bool) -> io::Result<usize> {
-    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    flags.set(SendFlags::MORE, more_may_wait);
+fn send(socket: &OwnedFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let mut nothing = SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
 }
