@@ -1,0 +1,182 @@
+//! What goes to the peer, under the lock of the send direction.
+
+use super::*;
+
+/// What the packet is that was begun.
+#[derive(PartialEq, Eq)]
+enum Begun {
+    /// Data and nothing that the peer could be waiting for beside them.
+    OnlyData,
+    /// It acknowledges, ends, asks or answers.
+    Urgent,
+}
+
+impl TcpWire {
+    /// Under the lock: sends until there is nothing more to send, or the socket is full. True if anything moved. With `more`
+    /// to follow, the kernel may keep the last, uneven segment ([`Wire::offer_tx`]).
+    fn send_all(&self, more: bool) -> bool {
+        let mut moved = false;
+        if !more && self.keeps() {
+            self.push_tail();
+        }
+        let mut keep = false;
+        loop {
+            if self.tx_words.flags() & words::DEAD != 0 {
+                return moved;
+            }
+            match self.send_begun(keep) {
+                Ok(any) => moved |= any,
+                Err(e) => {
+                    match e.kind() {
+                        io::ErrorKind::Interrupted => continue,
+                        io::ErrorKind::WouldBlock => self.tx_words.set(words::BLOCKED),
+                        _ => self.die(),
+                    }
+                    break;
+                }
+            }
+            self.tx_words.clear(words::BLOCKED);
+            match self.begin_next() {
+                None => break,
+                Some(begun) => keep = more && begun == Begun::OnlyData && self.may_keep(),
+            }
+        }
+        if self.tx_words.flags() & words::END != 0 {
+            // A packet that is cut off here, or bytes without a disconnect packet behind them, are a break of the
+            // transport for the peer: what was not delivered is never taken for an end in good order.
+            self.tx_words.set(words::DEAD);
+            // Only this direction: with the other shut too, a byte that still comes would make the kernel reset the
+            // connection and drop what it has not delivered.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        }
+        moved
+    }
+
+    /// Sends what is left of the packet that was begun.
+    fn send_begun(&self, keep: bool) -> io::Result<bool> {
+        let mut moved = false;
+        loop {
+            let pending = self.tx_words.pending();
+            let sent = self.tx_words.sent();
+            let payload = self.tx_words.offered().wrapping_sub(sent) as usize;
+            if pending.is_none() && payload == 0 {
+                return Ok(moved);
+            }
+            let (bytes, total) = match &pending {
+                Some(p) => p.bytes(&self.tx_words, self.generation),
+                None => ([0; words::CONTROL_BYTES], 0),
+            };
+            let left = pending.map_or(0, |p| p.left.min(total));
+            let head = &bytes[total - left..total];
+            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices, keep);
+            let n = if payload == 0 {
+                send(&[IoSlice::new(head)])?
+            } else {
+                self.tx
+                    .with_spans_at(sent, payload, |spans| match (head, spans) {
+                        ([], spans) => send(spans),
+                        (_, [a]) => send(&[IoSlice::new(head), *a]),
+                        (_, [a, b, ..]) => send(&[IoSlice::new(head), *a, *b]),
+                        (_, []) => Ok(0),
+                    })?
+            };
+            moved = true;
+            match keep {
+                true => self.tx_words.set(words::TAIL),
+                false => self.tx_words.clear(words::TAIL),
+            }
+            if let Some(p) = pending {
+                let left = left - n.min(left);
+                self.tx_words.set_pending(Pending { left, ..p });
+            }
+            self.tx_words
+                .set_sent(sent.wrapping_add(n.saturating_sub(left) as u64));
+        }
+    }
+
+    /// Whether so much is under way that the peer will acknowledge once it has consumed that: an acknowledgement makes the
+    /// kernel send what it keeps.
+    fn may_keep(&self) -> bool {
+        let under_way = self.tx_words.sent().wrapping_sub(self.tx.head());
+        under_way >= self.tx.size() as u64 / 2
+    }
+
+    /// Makes the kernel send what it keeps.
+    fn push_tail(&self) {
+        self.tx_words.clear(words::TAIL);
+        // Set anew, the option does just that.
+        let _ = sockopt::set_tcp_nodelay(&*self.socket, true);
+    }
+
+    /// Begins the next packet, if there is one to be sent.
+    fn begin_next(&self) -> Option<Begun> {
+        let flags = self.tx_words.flags();
+        // In this order: what is below `tail` when the stream is finished is all of it.
+        let finished = self.tx.finished();
+        let sent = self.tx_words.sent();
+        let Ok(tail) = self.tx.tail() else {
+            self.die();
+            return None;
+        };
+        let consumed = self.rx.head().unwrap_or(self.tx_words.told());
+        let owed = consumed.wrapping_sub(self.tx_words.told());
+        let fin = finished && flags & words::FIN_SENT == 0;
+        let begin = |kind, packet_flags, reason, offered| {
+            let pending = Pending::new(kind, packet_flags, reason);
+            self.tx_words.begin(pending, offered, consumed);
+            Some(match kind {
+                Type::Data if owed == 0 && !fin => Begun::OnlyData,
+                _ => Begun::Urgent,
+            })
+        };
+        if tail != sent || fin {
+            if fin {
+                self.tx_words.set(words::FIN_SENT);
+            }
+            self.tx_words.clear(words::SETTLE);
+            return begin(Type::Data, if fin { FLAG_FIN } else { 0 }, 0, tail);
+        }
+        if flags & words::END != 0 {
+            // Only now: everything before it is in the kernel.
+            if flags & words::DISCONNECTED != 0 {
+                return None;
+            }
+            self.tx_words.set(words::DISCONNECTED);
+            return begin(Type::Disconnect, 0, self.tx_words.end_reason(), sent);
+        }
+        for (flag, packet_flags) in [(words::ANSWER, FLAG_ANSWER), (words::ASK, 0)] {
+            if flags & flag != 0 {
+                self.tx_words.clear(flag);
+                return begin(Type::KeepAlive, packet_flags, 0, sent);
+            }
+        }
+        let settle = flags & words::SETTLE != 0;
+        self.tx_words.clear(words::SETTLE);
+        if owed >= self.rx.size() as u64 / 2 || (settle && owed > 0) {
+            return begin(Type::Ack, 0, 0, sent);
+        }
+        None
+    }
+
+    /// Sends what can be sent. True if anything moved.
+    pub(in super::super) fn send_locked(&self) -> bool {
+        self.send_with(false)
+    }
+
+    pub(super) fn send_with(&self, mut more: bool) -> bool {
+        let mut moved = false;
+        self.tx_words.alone(|before| match before {
+            // Once more for somebody else, who may want everything to be sent.
+            Before::Finished => moved |= self.send_all(std::mem::take(&mut more)),
+            Before::Died => self.orphaned(),
+        });
+        moved
+    }
+}
+
+fn send(socket: &OwnedFd, slices: &[IoSlice<'_>], keep: bool) -> io::Result<usize> {
+    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    flags.set(SendFlags::MORE, keep);
+    let mut nothing = SendAncillaryBuffer::default();
+    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
+}
