@@ -13,6 +13,7 @@ use crate::resolve::name::ServerName;
 use crate::via::Transport;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -141,6 +142,23 @@ impl Default for Client {
     }
 }
 
+/// No configuration, key or saved state is larger.
+const TEXT_MAX: u64 = 1 << 20;
+
+/// Reads a small text file; one that does not end (a device) is an error and not all of the memory.
+///
+/// # Errors
+/// Those of the system; `InvalidData` where it is no text, `FileTooLarge` above 1 MiB.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    if file.take(TEXT_MAX + 1).read_to_string(&mut text)? as u64 > TEXT_MAX {
+        let what = "larger than 1 MiB";
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(text)
+}
+
 /// Where a message of the parser does not say it.
 const HELP: &str = "`man vianet-client.toml` has all keys, their values, and an example";
 
@@ -148,8 +166,7 @@ impl Client {
     /// Reads and checks the file at `path`.
     pub fn load(path: &Path) -> Result<Self> {
         let bad = |text: String| Error::new(Kind::BadConfig, format!("{}: {text}", path.display()));
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| bad(format!("cannot be read: {e}; {HELP}")))?;
+        let text = read_text(path).map_err(|e| bad(format!("cannot be read: {e}; {HELP}")))?;
         let client: Self = toml::from_str(&text).map_err(|e| bad(format!("{e}{HELP}")))?;
         client.check().map_err(bad)?;
         Ok(client)

@@ -444,7 +444,7 @@ impl Node {
     /// The text names the file, the key and the remedy.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let bad = |text: String| ConfigError(format!("{}: {text}", path.display()));
-        let text = std::fs::read_to_string(path)
+        let text = vianet::config::read_text(path)
             .map_err(|e| bad(format!("cannot be read: {e}; {HELP}")))?;
         let mut node: Self = toml::from_str(&text).map_err(|e| {
             let remedy = match e.message() {

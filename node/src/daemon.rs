@@ -71,7 +71,7 @@ pub fn load_key(config: &Node) -> Result<Option<SecretKey>, String> {
     let Some(path) = &config.key_file else {
         return Ok(None);
     };
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let text = vianet::config::read_text(path).map_err(|e| {
         format!(
             "key_file = {}: cannot be read: {e}; {KEY_HELP}",
             path.display()

@@ -66,7 +66,7 @@ impl Store {
     /// The text names the file and the remedy.
     pub fn load(&self, server: &str) -> Result<Saved, String> {
         let path = self.path(server);
-        let text = match std::fs::read_to_string(&path) {
+        let text = match vianet::config::read_text(&path) {
             Ok(text) => text,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Saved::default()),
             Err(e) => return Err(format!("{}: cannot be read: {e}", path.display())),

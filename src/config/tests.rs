@@ -12,6 +12,16 @@ fn cluster(more: &str) -> String {
 }
 
 #[test]
+fn a_device_that_does_not_end_is_no_configuration() {
+    let error = Client::load(Path::new("/dev/zero")).expect_err("a device");
+    let text = error.to_string();
+    assert!(
+        text.contains("/dev/zero: cannot be read: larger than 1 MiB"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_value_that_cannot_be_is_refused_with_its_key() {
     for (text, key) in [
         ("deadline_ms = 0".into(), "deadline_ms = 0"),
