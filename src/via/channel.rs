@@ -65,16 +65,6 @@ pub trait Wire: Send + Sync {
     /// Sends what `tx` holds and the peer has credit for, without blocking, and owed acknowledgements. True if
     /// anything moved.
     fn drive_tx(&self, channel: &Channel) -> Result<bool, Broken>;
-    /// As [`Wire::drive_tx`] in the middle of a stream: while much is under way, the uneven rest of what is sent may be kept
-    /// until more comes, the peer has acknowledged, or [`Wire::drive_tx`] or [`Wire::settle`] is called. The default keeps
-    /// nothing.
-    fn offer_tx(&self, channel: &Channel) -> Result<bool, Broken> {
-        self.drive_tx(channel)
-    }
-    /// Whether something is kept so.
-    fn keeps(&self) -> bool {
-        false
-    }
     /// So many bytes are sent on their way before more are copied behind them: where a device sends by itself, the next are
     /// copied meanwhile.
     fn portion(&self) -> usize {
@@ -89,8 +79,7 @@ pub trait Wire: Send + Sync {
     fn end(&self, channel: &Channel, reason: EndReason);
     /// Breaks the transport at once and without a word, as a lost link does. Does nothing where there is no such way.
     fn cut(&self) {}
-    /// Sends acknowledgements that [`Wire::drive_tx`] holds back in the hope that data take them along, and what
-    /// [`Wire::offer_tx`] keeps. Called a few
+    /// Sends acknowledgements that [`Wire::drive_tx`] holds back in the hope that data take them along. Called a few
     /// milliseconds after the last bytes were consumed. True if something was sent.
     fn settle(&self, _channel: &Channel) -> Result<bool, Broken> {
         Ok(false)
@@ -492,7 +481,7 @@ impl Channel {
                 || self.tx.finished() || self.tx.next_unread().is_some(),
                 |force| ring(bell, self.tx.next_unread(), self.tx.finished(), force),
             ),
-            None => self.offer_tx(),
+            None => self.drive_tx(),
         }
     }
 

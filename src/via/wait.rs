@@ -123,8 +123,8 @@ impl Spin {
     }
 }
 
-/// Whether a try that costs a system call is worth it before a wait: it is while tries succeed; after some failures in a
-/// row only now and then.
+/// Whether a try that costs a system call is worth it before a wait: it is while more tries succeed than fail, otherwise only
+/// now and then. (Where the peer runs on our own core it answers before we come to wait, or not, as the scheduler likes.)
 #[derive(Default)]
 pub struct Habit {
     failures: AtomicU32,
@@ -132,7 +132,7 @@ pub struct Habit {
 }
 
 impl Habit {
-    /// Failures in a row that make a habit.
+    /// So many failures more than successes make a habit.
     const GIVE_UP: u32 = 4;
     /// With the habit of failing, one in so many is tried.
     const TRY_EVERY: u32 = 16;
@@ -148,9 +148,10 @@ impl Habit {
 
     /// How the try ended.
     pub fn learn(&self, succeeded: bool) {
+        let failures = self.failures.load(Ordering::Relaxed);
         let failures = match succeeded {
-            true => 0,
-            false => self.failures.load(Ordering::Relaxed).saturating_add(1),
+            true => failures.saturating_sub(1),
+            false => Self::GIVE_UP.min(failures + 1),
         };
         self.failures.store(failures, Ordering::Relaxed);
     }

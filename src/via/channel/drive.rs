@@ -255,25 +255,6 @@ impl Channel {
         self.watch_for_room();
     }
 
-    /// As [`Channel::drive_tx`] by a thread that may have more to send soon, unless one waits for the answer already.
-    pub(super) fn offer_tx(&self) {
-        let mut more = self.pilot.is_free();
-        let moved = self.driving_tx.run(|| match std::mem::take(&mut more) {
-            true => self.wire.offer_tx(self),
-            // Once more for somebody else, who may want everything to be sent.
-            false => self.wire.drive_tx(self),
-        });
-        self.driven_to(moved);
-        self.watch_for_room();
-    }
-
-    /// Before a thread waits for an answer: the wire keeps nothing of what it may depend on.
-    pub(super) fn send_kept(&self) {
-        if self.wire.keeps() {
-            self.drive_tx();
-        }
-    }
-
     /// After whatever may have filled the wire: whoever waits for the descriptor does not know yet that it must be
     /// writable. The thread that filled it says so, and not the one whose bytes they were: that one may have left them
     /// to a driver, and be gone.

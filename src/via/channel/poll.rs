@@ -24,7 +24,6 @@ impl Channel {
         if !resting() {
             return; // readable, or another thread is inside and takes what comes
         }
-        self.send_kept();
         let kicks = self.kicks();
         let spun = self.receive_spin.run(limit, || {
             // What it moves may be an acknowledgement only: that makes nothing readable.

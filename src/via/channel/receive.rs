@@ -128,7 +128,6 @@ impl Channel {
             if let Some(received) = self.look(&mut pilot.direct, take)? {
                 return Ok(received);
             }
-            self.send_kept();
             if self.driven() && (wait == Wait::No || self.receive_habit.worth_a_try()) {
                 let moved = match wait {
                     Wait::No => self.drive_rx_as(&mut pilot),

@@ -124,7 +124,7 @@ impl Channel {
         loop {
             if self.driven() {
                 self.drive_rx_as(&mut pilot);
-                self.offer_tx();
+                self.drive_tx();
             }
             done += self.push_from(src, done, tap)?;
             if done == total {

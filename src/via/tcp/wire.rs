@@ -9,10 +9,6 @@
 //! before anything else. Acknowledgements go with data; alone only when half of the ring was consumed since the
 //! last, or when [`Wire::settle`] asks.
 //!
-//! A stream of large writes would end each one in a small segment, which costs the kernel as much as a large one. So in mid-stream
-//! ([`Wire::offer_tx`]) the kernel is told that more follows, and keeps the uneven end: until more comes, the peer's kernel
-//! acknowledges what came before it, the process closes the socket or ends, or we say so, at the latest after 200 ms.
-//!
 //! Thread rules: the receive half is driven under the channel's driver token, the send half by whoever comes (they
 //! hand over, nobody waits). After a failed send only the receive half reports the break, so that a disconnect packet
 //! that is still in the socket is read first.
@@ -29,9 +25,7 @@ use crate::via::{Broken, EndReason, Interest, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use std::any::Any;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -154,14 +148,6 @@ impl Wire for TcpWire {
         Ok(self.send_locked())
     }
 
-    fn offer_tx(&self, _channel: &Channel) -> Result<bool, Broken> {
-        Ok(self.send_with(true))
-    }
-
-    fn keeps(&self) -> bool {
-        self.tx_words.flags() & words::TAIL != 0
-    }
-
     fn wait_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -193,8 +179,8 @@ impl Wire for TcpWire {
 
     fn owes(&self) -> bool {
         let consumed = self.rx.head().unwrap_or(0);
-        let owed = consumed.wrapping_sub(self.tx_words.told()) as i64 > 0;
-        (owed || self.keeps()) && self.tx_words.flags() & (words::DEAD | words::END) == 0
+        consumed.wrapping_sub(self.tx_words.told()) as i64 > 0
+            && self.tx_words.flags() & (words::DEAD | words::END) == 0
     }
 
     fn keep_alive(&self, _channel: &Channel) -> Result<(), Broken> {

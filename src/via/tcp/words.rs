@@ -43,8 +43,6 @@ pub const SETTLE: u64 = 1 << 5;
 pub const END: u64 = 1 << 6;
 /// The disconnect packet was begun.
 pub const DISCONNECTED: u64 = 1 << 7;
-/// The kernel may keep a part of a segment until more comes.
-pub const TAIL: u64 = 1 << 8;
 /// Where the reason is.
 const END_REASON: u32 = 32;
 /// In the word of the thread that sends: once more.

@@ -96,6 +96,22 @@ fn a_habit_of_failing_is_tried_now_and_then() {
     assert_eq!(tries, 4 + 10);
     habit.learn(true);
     assert!(habit.worth_a_try());
+    for _ in 0..50 {
+        habit.learn(true);
+        habit.learn(true);
+        habit.learn(false);
+    }
+    assert!(habit.worth_a_try());
+    (0..4).for_each(|_| habit.learn(false));
+    let tries = (0..64).filter(|n| {
+        let tried = habit.worth_a_try();
+        if tried {
+            // As often as not.
+            habit.learn(n % 2 == 0);
+        }
+        tried
+    });
+    assert!(tries.count() < 20);
 }
 
 #[test]

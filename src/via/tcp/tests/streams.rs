@@ -298,40 +298,6 @@ fn a_keep_alive_is_answered() {
     assert_eq!(client.wire.heard(), heard + 1);
 }
 
-/// Sends odd pieces into a stream that the peer does not read, until the kernel keeps an uneven end.
-fn send_until_kept(client: &Channel) {
-    let piece: Vec<u8> = (0..9001).map(byte).collect();
-    while !client.wire.keeps() {
-        let sent = client.send(&[IoSlice::new(&piece)], Wait::No);
-        assert_eq!(sent, Ok(piece.len()), "nothing was kept of a whole ring");
-    }
-}
-
-#[test]
-fn the_uneven_end_is_sent_before_anybody_waits_for_an_answer() {
-    let (client, _server) = pair_on(v4(), 1 << 18);
-    let nothing = Ok(Received::Empty);
-    send_until_kept(&client);
-    assert_eq!(client.recv(&mut [0; 8], Wait::No), nothing);
-    assert!(!client.wire.keeps(), "a receiver");
-    let (client, _server) = pair_on(v4(), 1 << 18);
-    send_until_kept(&client);
-    client.spin_for_poll(Duration::ZERO);
-    assert!(!client.wire.keeps(), "who polls");
-    let (client, _server) = pair_on(v4(), 1 << 18);
-    send_until_kept(&client);
-    assert!(client.wire.owes(), "asks for ticks");
-    client.settle();
-    assert!(!client.wire.keeps(), "the tick");
-    let (client, server) = pair_on(v4(), 1 << 18);
-    send_until_kept(&client);
-    client.shutdown_write().expect("shuts");
-    assert!(!client.wire.keeps(), "the end of the stream");
-    let all = client.accepted() as usize;
-    assert_eq!(recv_exactly(&server, all).len(), all);
-    assert_eq!(server.recv(&mut [0; 8], WAIT), Ok(Received::End));
-}
-
 /// A sender has put bytes into the ring, and the thread that waits inside is the one that hands them to the kernel. It
 /// gives up waiting with the socket full; nothing comes from the peer, who reads less than is worth an acknowledgement.
 #[test]

@@ -1,30 +1,19 @@
 //! What goes to the peer, under the lock of the send direction.
+//!
+//! Whatever a call has accepted is sent before it returns, small segments too. (MSG_MORE in mid-stream saves a tenth on loopback,
+//! but what the kernel keeps dies with the process: a socket closed with unread acknowledgements resets.)
 
 use super::*;
 
-/// What the packet is that was begun.
-#[derive(PartialEq, Eq)]
-enum Begun {
-    /// Data and nothing that the peer could be waiting for beside them.
-    OnlyData,
-    /// It acknowledges, ends, asks or answers.
-    Urgent,
-}
-
 impl TcpWire {
-    /// Under the lock: sends until there is nothing more to send, or the socket is full. True if anything moved. With `more`
-    /// to follow, the kernel may keep the last, uneven segment ([`Wire::offer_tx`]).
-    fn send_all(&self, more: bool) -> bool {
+    /// Under the lock: sends until there is nothing more to send, or the socket is full. True if anything moved.
+    fn send_all(&self) -> bool {
         let mut moved = false;
-        if !more && self.keeps() {
-            self.push_tail();
-        }
-        let mut keep = false;
         loop {
             if self.tx_words.flags() & words::DEAD != 0 {
                 return moved;
             }
-            match self.send_begun(keep) {
+            match self.send_begun() {
                 Ok(any) => moved |= any,
                 Err(e) => {
                     match e.kind() {
@@ -36,9 +25,8 @@ impl TcpWire {
                 }
             }
             self.tx_words.clear(words::BLOCKED);
-            match self.begin_next() {
-                None => break,
-                Some(begun) => keep = more && begun == Begun::OnlyData && self.may_keep(),
+            if !self.begin_next() {
+                break;
             }
         }
         if self.tx_words.flags() & words::END != 0 {
@@ -53,7 +41,7 @@ impl TcpWire {
     }
 
     /// Sends what is left of the packet that was begun.
-    fn send_begun(&self, keep: bool) -> io::Result<bool> {
+    fn send_begun(&self) -> io::Result<bool> {
         let mut moved = false;
         loop {
             let pending = self.tx_words.pending();
@@ -68,7 +56,7 @@ impl TcpWire {
             };
             let left = pending.map_or(0, |p| p.left.min(total));
             let head = &bytes[total - left..total];
-            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices, keep);
+            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices);
             let n = if payload == 0 {
                 send(&[IoSlice::new(head)])?
             } else {
@@ -81,10 +69,6 @@ impl TcpWire {
                     })?
             };
             moved = true;
-            match keep {
-                true => self.tx_words.set(words::TAIL),
-                false => self.tx_words.clear(words::TAIL),
-            }
             if let Some(p) = pending {
                 let left = left - n.min(left);
                 self.tx_words.set_pending(Pending { left, ..p });
@@ -94,29 +78,15 @@ impl TcpWire {
         }
     }
 
-    /// Whether so much is under way that the peer will acknowledge once it has consumed that: an acknowledgement makes the
-    /// kernel send what it keeps.
-    fn may_keep(&self) -> bool {
-        let under_way = self.tx_words.sent().wrapping_sub(self.tx.head());
-        under_way >= self.tx.size() as u64 / 2
-    }
-
-    /// Makes the kernel send what it keeps.
-    fn push_tail(&self) {
-        self.tx_words.clear(words::TAIL);
-        // Set anew, the option does just that.
-        let _ = sockopt::set_tcp_nodelay(&*self.socket, true);
-    }
-
     /// Begins the next packet, if there is one to be sent.
-    fn begin_next(&self) -> Option<Begun> {
+    fn begin_next(&self) -> bool {
         let flags = self.tx_words.flags();
         // In this order: what is below `tail` when the stream is finished is all of it.
         let finished = self.tx.finished();
         let sent = self.tx_words.sent();
         let Ok(tail) = self.tx.tail() else {
             self.die();
-            return None;
+            return false;
         };
         let consumed = self.rx.head().unwrap_or(self.tx_words.told());
         let owed = consumed.wrapping_sub(self.tx_words.told());
@@ -124,10 +94,7 @@ impl TcpWire {
         let begin = |kind, packet_flags, reason, offered| {
             let pending = Pending::new(kind, packet_flags, reason);
             self.tx_words.begin(pending, offered, consumed);
-            Some(match kind {
-                Type::Data if owed == 0 && !fin => Begun::OnlyData,
-                _ => Begun::Urgent,
-            })
+            true
         };
         if tail != sent || fin {
             if fin {
@@ -139,7 +106,7 @@ impl TcpWire {
         if flags & words::END != 0 {
             // Only now: everything before it is in the kernel.
             if flags & words::DISCONNECTED != 0 {
-                return None;
+                return false;
             }
             self.tx_words.set(words::DISCONNECTED);
             return begin(Type::Disconnect, 0, self.tx_words.end_reason(), sent);
@@ -155,28 +122,22 @@ impl TcpWire {
         if owed >= self.rx.size() as u64 / 2 || (settle && owed > 0) {
             return begin(Type::Ack, 0, 0, sent);
         }
-        None
+        false
     }
 
     /// Sends what can be sent. True if anything moved.
     pub(in super::super) fn send_locked(&self) -> bool {
-        self.send_with(false)
-    }
-
-    pub(super) fn send_with(&self, mut more: bool) -> bool {
         let mut moved = false;
         self.tx_words.alone(|before| match before {
-            // Once more for somebody else, who may want everything to be sent.
-            Before::Finished => moved |= self.send_all(std::mem::take(&mut more)),
+            Before::Finished => moved |= self.send_all(),
             Before::Died => self.orphaned(),
         });
         moved
     }
 }
 
-fn send(socket: &OwnedFd, slices: &[IoSlice<'_>], keep: bool) -> io::Result<usize> {
-    let mut flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    flags.set(SendFlags::MORE, keep);
+fn send(socket: &OwnedFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let mut nothing = SendAncillaryBuffer::default();
     Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
 }
