@@ -20,6 +20,7 @@ use crate::resolve::{Answer, Endpoint};
 use crate::session::raw::{Movable, RawObserver};
 use crate::via::bell::{AppBell, Bell};
 use crate::via::channel::{Channel, Received};
+use crate::via::wait::Habit;
 use crate::via::{Broken, Transport};
 use session::Followed;
 use std::cell::UnsafeCell;
@@ -62,6 +63,8 @@ pub struct Conn {
     pub followed: Followed,
     /// Device and inode of the application's end.
     pub inode: (u64, u64),
+    /// Whether a receiver looks for bytes before it asks its descriptor how long it may wait.
+    look_first: Habit,
     rx: UnsafeCell<Receiving>,
     tx: UnsafeCell<Sending>,
 }
@@ -128,6 +131,7 @@ impl Conn {
             slow: Lock::new(Slow::default()),
             followed: Followed::new(session.unwrap_or_default()),
             inode: parts.inode,
+            look_first: Habit::default(),
             rx: UnsafeCell::new(Receiving::default()),
             tx: UnsafeCell::new(Sending::default()),
         }))

@@ -55,6 +55,18 @@ impl Patience {
         }
     }
 
+    /// Before the first attempt: whether it is one that does not wait because the descriptor was not asked yet.
+    pub fn is_unasked(&self) -> bool {
+        matches!(self.mode, Mode::Unasked)
+    }
+
+    /// Asks the descriptor before the first attempt, which may then wait.
+    pub fn ask_first(&mut self) {
+        if self.is_unasked() {
+            self.mode = ask(self.fd, self.direction);
+        }
+    }
+
     /// After an attempt that found nothing: an error if the call may not wait (any longer).
     pub fn spend(&mut self) -> Result<()> {
         if let Mode::Unasked = self.mode {

@@ -132,6 +132,36 @@ fn flags_and_timeouts_of_one_call() {
     }
 }
 
+/// A receiver that always has to wait asks its descriptor before it looks. The answer is that of the moment.
+#[test]
+fn a_call_that_used_to_wait_asks_again_how_long_it_may() {
+    let bed = bed(235, Behaviour::Echo);
+    for transport in transports() {
+        let fd = bed.connect(transport);
+        let c = conn::find(fd).unwrap();
+        for _ in 0..100 {
+            send_all(fd, b"abc");
+            assert_eq!(recv_exactly(fd, 3), b"abc");
+        }
+        let would_block = || {
+            let error = c.recv(&mut [0; 4], 0).err().map(|e| e.errno());
+            assert_eq!(error, Some(libc::EAGAIN), "{transport}");
+        };
+        for _ in 0..40 {
+            nonblocking(fd, true);
+            would_block();
+            nonblocking(fd, false);
+            receive_timeout(fd, 1000);
+            would_block();
+            receive_timeout(fd, 0);
+        }
+        send_all(fd, b"abc");
+        assert_eq!(recv_exactly(fd, 3), b"abc");
+        drop(c);
+        conn::close(fd).unwrap();
+    }
+}
+
 #[test]
 fn half_close_both_ways() {
     let bed = bed(4, Behaviour::Echo);

@@ -33,10 +33,18 @@ impl Conn {
         }
         let mut patience = Patience::new(fd, flags, Direction::Receive);
         let all = flags & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL;
+        let mut looks = patience.is_unasked();
+        if looks && !self.look_first.worth_a_try() {
+            patience.ask_first();
+            looks = false;
+        }
         let mut done = 0;
         loop {
             let peek = flags & libc::MSG_PEEK != 0;
             let step = self.recv_once(&mut buffer[done..], peek, &mut patience, here);
+            if std::mem::take(&mut looks) {
+                self.look_first.learn(!matches!(step, Ok(Step::Again)));
+            }
             match self.settle(step, &mut patience, here) {
                 Ok(None) => continue,
                 Ok(Some(n)) => {
