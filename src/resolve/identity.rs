@@ -5,6 +5,7 @@
 use crate::error::{Error, Kind, Result};
 use ed25519_compact as ed25519;
 use std::fmt;
+use zeroize::Zeroize;
 
 /// Bytes of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
@@ -70,6 +71,12 @@ impl SecretKey {
     /// The part that clients pin.
     pub fn public(&self) -> PublicKey {
         PublicKey(*self.pair.pk)
+    }
+
+    /// Overwrites what is secret in memory; it is of no use afterwards. For keys that live for moments.
+    pub fn wipe(&mut self) {
+        self.seed.zeroize();
+        (*self.pair.sk).zeroize();
     }
 
     /// Signs `message` (deterministic; about 46 µs on the reference machine).

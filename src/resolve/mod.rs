@@ -8,6 +8,7 @@ pub mod keepalive;
 pub mod name;
 pub mod query;
 pub mod ssrp;
+pub mod ticket;
 pub mod wire;
 
 use crate::via::Transport;

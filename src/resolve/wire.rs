@@ -133,20 +133,43 @@ impl Writer {
         Ok(self.u8(text.len() as u8).bytes(text.as_bytes()))
     }
 
+    /// Bytes with their number in one byte; `field` names them when there are more than `max`.
+    pub(super) fn blob(
+        &mut self,
+        bytes: &[u8],
+        max: usize,
+        field: &'static str,
+    ) -> Result<&mut Self, Refused> {
+        if bytes.len() > max.min(255) {
+            return Err(Refused::Field(field));
+        }
+        Ok(self.u8(bytes.len() as u8).bytes(bytes))
+    }
+
     /// Fills the size in, signs with `signer` under `context`, and refuses more than `max` bytes.
     pub(super) fn finish(
-        mut self,
+        self,
         max: usize,
         context: &[u8],
         signer: Option<&SecretKey>,
+    ) -> Result<Vec<u8>, Refused> {
+        self.finish_with(max, context, signer.map(|key| |m: &[u8]| key.sign(m)))
+    }
+
+    /// As [`Writer::finish`], signed by whatever signs.
+    pub(super) fn finish_with(
+        mut self,
+        max: usize,
+        context: &[u8],
+        signer: Option<impl FnOnce(&[u8]) -> [u8; SIGNATURE_BYTES]>,
     ) -> Result<Vec<u8>, Refused> {
         let size = self.0.len() + if signer.is_some() { SIGNATURE_BYTES } else { 0 };
         if size > max.min(u16::MAX as usize) {
             return Err(Refused::Long);
         }
         self.0[6..8].copy_from_slice(&(size as u16).to_le_bytes());
-        if let Some(key) = signer {
-            let signature = key.sign(&[context, &self.0].concat());
+        if let Some(sign) = signer {
+            let signature = sign(&[context, &self.0].concat());
             self.0.extend_from_slice(&signature);
         }
         Ok(self.0)
@@ -201,6 +224,16 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u64(&mut self) -> Result<u64, Refused> {
         self.take().map(u64::from_le_bytes)
+    }
+
+    pub(super) fn blob(&mut self, max: usize) -> Result<&'a [u8], Refused> {
+        let len = usize::from(self.u8()?);
+        if len > max {
+            return Err(Refused::Long);
+        }
+        let (head, rest) = self.0.split_at_checked(len).ok_or(Refused::Short)?;
+        self.0 = rest;
+        Ok(head)
     }
 
     pub(super) fn text(&mut self, max: usize, field: &'static str) -> Result<String, Refused> {

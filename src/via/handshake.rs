@@ -271,7 +271,8 @@ pub struct Request {
     pub boot_id: [u8; 16],
     /// The channel to be carried on.
     pub resume: Option<RequestResume>,
-    nonce: Nonce,
+    /// Of the client's; the accept is signed over it.
+    pub nonce: Nonce,
 }
 
 /// A channel that the client wants to carry on; believed only after [`Request::proves`].

@@ -203,6 +203,9 @@ pub struct ConnectRequest {
     pub bell: Option<Arc<bell::AppBell>>,
     /// Carry an earlier channel on.
     pub resume: Option<Resume>,
+    /// Ties the accept to this connect, and stands for whatever the caller has committed to in it
+    /// ([`crate::resolve::ticket::Key::commitment`]). `None`: random.
+    pub nonce: Option<[u8; 16]>,
 }
 
 /// A channel whose transport broke while its node lives, to be carried on (exactly the missing bytes).
@@ -305,6 +308,8 @@ pub trait Incoming: Send {
     fn server(&self) -> &str;
     /// Smallest generation that the client accepts.
     fn min_generation(&self) -> Generation;
+    /// The nonce of the connect: what the client may have committed to. The accept's signature covers it.
+    fn nonce(&self) -> [u8; 16];
     /// Who asks: `uid 1000 pid 4711` or the peer's address; for logs.
     fn peer(&self) -> String;
     /// Set when the client wants to carry on the channel with this id; [`Incoming::proves`] must be asked first.

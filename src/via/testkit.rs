@@ -106,6 +106,7 @@ impl Node {
             ring_bytes: 65_536,
             bell,
             resume: None,
+            nonce: None,
         }
     }
 

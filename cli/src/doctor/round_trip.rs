@@ -66,6 +66,7 @@ fn connect(address: IpAddr) -> Result<(Channel, Channel), String> {
         ring_bytes: RING_BYTES,
         bell: None,
         resume: None,
+        nonce: None,
     };
     let mut connecting = Rdma.connect(request).map_err(refused)?;
     let (mut client, mut server) = (None, None);

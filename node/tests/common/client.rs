@@ -44,6 +44,7 @@ pub fn request(lab: &Lab, node: usize, transport: Transport, server: &str) -> Co
         ring_bytes: 65_536,
         bell: None,
         resume: None,
+        nonce: None,
     }
 }
 

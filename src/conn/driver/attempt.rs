@@ -156,6 +156,7 @@ impl Driver {
             ring_bytes: conn.config.ring_bytes,
             bell: conn.bell.lock().clone(),
             resume,
+            nonce: None,
         };
         let begun = match transports::provider(endpoint.transport) {
             Ok(provider) => provider.connect(request),

@@ -27,6 +27,7 @@ fn connect() -> (Channel, TcpStream) {
         ring_bytes: 65_536,
         bell: None,
         resume: None,
+        nonce: None,
     };
     let mut connecting = PlainProvider.connect(request).unwrap();
     let (stream, _) = server.accept().unwrap();

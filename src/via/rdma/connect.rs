@@ -96,7 +96,10 @@ impl RdmaConnecting {
             min_generation: request.min_generation,
             pinned: request.pinned,
             ring_bytes,
-            nonce: random_bytes().map_err(|e| ConnectError::Failed(e.to_string()))?,
+            nonce: match request.nonce {
+                Some(nonce) => nonce,
+                None => random_bytes().map_err(|e| ConnectError::Failed(e.to_string()))?,
+            },
             boot_id: [0; 16],
             resume: resume.as_ref().map(|(resume, told)| ClientResume {
                 channel_id: resume.channel_id,

@@ -428,6 +428,10 @@ impl Incoming for RdmaIncoming {
         self.request.min_generation
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        self.request.nonce
+    }
+
     fn peer(&self) -> String {
         self.peer.to_string()
     }

@@ -67,7 +67,10 @@ impl ShmConnecting {
             min_generation: request.min_generation,
             pinned: request.pinned,
             ring_bytes,
-            nonce: nonce().map_err(system)?,
+            nonce: match request.nonce {
+                Some(nonce) => nonce,
+                None => nonce().map_err(system)?,
+            },
             boot_id: boot_id().map_err(system)?,
             resume,
         });

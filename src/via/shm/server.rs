@@ -344,6 +344,10 @@ impl Incoming for ShmIncoming {
         self.request.min_generation
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        self.request.nonce
+    }
+
     fn peer(&self) -> String {
         let (uid, pid) = (self.cred.uid.as_raw(), self.cred.pid.as_raw_nonzero());
         format!("uid {uid} pid {pid}")

@@ -333,6 +333,10 @@ impl Incoming for TcpIncoming {
         self.request.min_generation
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        self.request.nonce
+    }
+
     fn peer(&self) -> String {
         self.peer.to_string()
     }

@@ -129,6 +129,7 @@ fn request(addr: SocketAddr) -> ConnectRequest {
         ring_bytes: 1 << 16,
         bell: None,
         resume: None,
+        nonce: None,
     }
 }
 

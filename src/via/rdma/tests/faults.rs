@@ -290,6 +290,7 @@ fn why_unavailable() -> String {
         ring_bytes: 65_536,
         bell: None,
         resume: None,
+        nonce: None,
     };
     let mut connecting = match Rdma.connect(request) {
         Ok(connecting) => connecting,

@@ -50,6 +50,7 @@ fn as_the_child() {
         ring_bytes: 4096,
         bell: Some(Arc::new(bell)),
         resume: None,
+        nonce: None,
     };
     let mut connecting = Shm.connect(request).unwrap();
     let mut channel = None;
