@@ -14,7 +14,6 @@ mod failure;
 mod keygen;
 mod lab;
 mod node;
-mod pg;
 mod resolve;
 mod run;
 mod status;

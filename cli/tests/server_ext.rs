@@ -11,11 +11,9 @@ mod pg_lab;
 mod server;
 #[path = "server_ext/settings.rs"]
 mod settings;
-#[allow(dead_code)]
-#[path = "../src/pg/wire.rs"]
-mod wire;
 
 use server::{Row, server, three};
+use vianet_node::pg::wire;
 
 /// Runs a test with the server, where there is one.
 macro_rules! with_server {

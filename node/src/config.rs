@@ -251,6 +251,30 @@ pub struct Server {
     /// Programs that the daemon runs.
     #[serde(default)]
     pub hooks: Hooks,
+    /// Login tickets: sessions that are moved to this node, or from it, log in without the password. Without it there are
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tickets: Option<Tickets>,
+}
+
+/// `[servers.tickets]`: how the daemon looks up the verifiers of roles that log in through it, and for how long it vouches
+/// for them.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Tickets {
+    /// The daemon's own database role: the only one that may call `vianet.scram_verifier`, and that may do nothing else.
+    pub role: String,
+    /// The database that has the extension `vianet`.
+    pub database: String,
+    /// Where the daemon connects as that role: `address:port`, or `unix:/path/of/.s.PGSQL.5432`. Default: `upstream`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Upstream>,
+    /// A file with the role's password (mode 0600). Without it only a method that needs none will do (`peer`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// How long a ticket can be redeemed. Clients renew theirs while their session lives.
+    #[serde(default = "default_ticket_lifetime")]
+    pub lifetime_s: u64,
 }
 
 impl Server {
@@ -433,6 +457,10 @@ fn default_promote_wait() -> u64 {
     60_000
 }
 
+fn default_ticket_lifetime() -> u64 {
+    crate::ticket::epochs::LONGEST.as_secs()
+}
+
 fn default_version() -> String {
     "15.0".into()
 }
@@ -464,6 +492,10 @@ impl Node {
         }
         for server in &mut node.servers {
             server.hooks.programs_below(dir);
+            let tickets = server.tickets.as_mut();
+            if let Some(file) = tickets.and_then(|t| t.password_file.as_mut()) {
+                *file = dir.join(&*file);
+            }
         }
         node.check().map_err(bad)?;
         Ok(node)

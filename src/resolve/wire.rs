@@ -236,6 +236,14 @@ impl<'a> Reader<'a> {
         Ok(head)
     }
 
+    /// As many bytes as there are before the last `after`.
+    pub(super) fn rest(&mut self, after: usize) -> Result<&'a [u8], Refused> {
+        let len = self.0.len().checked_sub(after).ok_or(Refused::Short)?;
+        let (head, rest) = self.0.split_at(len);
+        self.0 = rest;
+        Ok(head)
+    }
+
     pub(super) fn text(&mut self, max: usize, field: &'static str) -> Result<String, Refused> {
         let len = usize::from(self.u8()?);
         if len == 0 || len > max {

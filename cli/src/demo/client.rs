@@ -2,7 +2,7 @@
 
 use crate::lab::layout::Engine;
 use crate::lab::server::{PASSWORD, ROLE};
-use crate::pg::client::{Client as Postgres, Error as PgError};
+use vianet_node::pg::client::{Client as Postgres, Error as PgError};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::RawFd;

@@ -18,7 +18,7 @@ use super::process::{Interrupt, Life, Process, write_atomically};
 use super::program::Program;
 use crate::control::reach;
 use crate::failure::{Doing, Failure, Outcome};
-use crate::pg::client::Client;
+use vianet_node::pg::client::Client;
 use rustix::process::Signal;
 use std::fs;
 use std::net::IpAddr;

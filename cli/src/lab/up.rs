@@ -10,7 +10,7 @@ use super::program::{Program, last_lines};
 use super::{config, down, embedded, postgres};
 use crate::control;
 use crate::failure::{Doing, Failure, Outcome};
-use crate::pg::scram;
+use vianet_node::pg::scram;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;

@@ -1,6 +1,6 @@
 //! What a `node.toml` must fulfil beyond its form. Each message names the key and the remedy.
 
-use super::{Authority, Node, RELAY_SOURCE, Server, Upstream};
+use super::{Authority, Node, Protocol, RELAY_SOURCE, Server, Upstream};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -69,6 +69,13 @@ impl Node {
         let mut seen = BTreeSet::new();
         for server in &self.servers {
             server.check()?;
+            if server.tickets.is_some() && self.key_file.is_none() {
+                return Err(format!(
+                    "key_file is missing: with servers.{}.tickets, nodes and clients must know each other; `vianet \
+                     keygen` makes a key",
+                    server.name
+                ));
+            }
             if !seen.insert(server.name.to_ascii_lowercase()) {
                 return Err(format!(
                     "servers.{}: two [[servers]] have this name (names are compared without case); \
@@ -287,7 +294,35 @@ impl Server {
         ] {
             range(&at(&format!("hooks.{key}_timeout_ms")), limit, 1, 3_600_000)?;
         }
-        Ok(())
+        self.check_tickets()
+    }
+}
+
+impl Server {
+    fn check_tickets(&self) -> Result<(), String> {
+        let Some(tickets) = &self.tickets else {
+            return Ok(());
+        };
+        let at = |key: &str| format!("servers.{}.tickets{key}", self.name);
+        if self.protocol != Protocol::Postgres || self.allow_unauthenticated_upstream {
+            return Err(format!(
+                "{}: tickets are for logins that the relay watches: set protocol = \"postgres\", and do not set \
+                 allow_unauthenticated_upstream; or remove the table",
+                at("")
+            ));
+        }
+        for (key, value) in [(".role", &tickets.role), (".database", &tickets.database)] {
+            if !(1..=63).contains(&value.len()) || value.contains(char::is_control) {
+                return Err(format!("{} = {value:?}: 1 to 63 bytes", at(key)));
+            }
+        }
+        if let Some(Upstream::Tcp(addr)) = &tickets.connect
+            && addr.port() == 0
+        {
+            return Err(format!("{} = {addr}: name the port", at(".connect")));
+        }
+        let longest = crate::ticket::epochs::LONGEST.as_secs();
+        range(&at(".lifetime_s"), tickets.lifetime_s, 60, longest)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The datagrams by which the owner of a channel asks its node for the channel's ticket.
 
 use super::{Key, MAX_TICKET_BYTES, Why};
-use crate::resolve::identity::{PublicKey, SIGNATURE_BYTES, SecretKey};
+use crate::resolve::identity::{PublicKey, SecretKey};
 use crate::resolve::query::REQUEST_BYTES;
 use crate::resolve::wire::{MAX_SERVER_BYTES, Nonce, Reader, Refused, Writer};
 
@@ -24,8 +24,6 @@ pub struct Ask {
     pub channel: u64,
     /// The key to which the channel's connect has committed. It signs the request.
     pub public: PublicKey,
-    /// The ticket that the asker has already and wants renewed; empty: none.
-    pub old: Vec<u8>,
 }
 
 /// The node's answer, signed by the cluster's key.
@@ -49,7 +47,6 @@ impl Ask {
         w.bytes(&self.nonce)
             .u64(self.channel)
             .bytes(&self.public.0)
-            .blob(&self.old, MAX_TICKET_BYTES, "ticket")?
             .text(&self.server, MAX_SERVER_BYTES, "server")?;
         let mut bytes =
             w.finish_with(REQUEST_BYTES, ASK_CONTEXT, Some(|signed: &[u8]| key.sign(signed)))?;
@@ -69,7 +66,6 @@ impl Ask {
         let size = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
         let (nonce, channel) = (r.take()?, r.u64()?);
         let public = PublicKey(r.take()?);
-        let old = r.blob(MAX_TICKET_BYTES)?.to_vec();
         let server = r.text(MAX_SERVER_BYTES, "server")?.to_ascii_lowercase();
         r.finish(&bytes[..size], ASK_CONTEXT, true, Some(&public))?;
         Ok(Self {
@@ -77,7 +73,6 @@ impl Ask {
             server,
             channel,
             public,
-            old,
         })
     }
 
@@ -120,7 +115,3 @@ impl Ask {
         }
     }
 }
-
-const _: () = assert!(
-    8 + 16 + 8 + 32 + 1 + MAX_TICKET_BYTES + 1 + MAX_SERVER_BYTES + SIGNATURE_BYTES <= REQUEST_BYTES
-);

@@ -15,7 +15,6 @@ fn ask(key: &Key) -> Ask {
         server: "sales".into(),
         channel: 3,
         public: key.public(),
-        old: Vec::new(),
     }
 }
 
@@ -34,12 +33,9 @@ fn accept() -> Accept {
 fn the_owner_asks_and_is_answered() {
     let key = Key::from_seed([4; 32]);
     let mut ask = ask(&key);
-    for old in [Vec::new(), vec![5; MAX_TICKET_BYTES]] {
-        ask.old = old;
-        ask.server = "s".repeat(255);
-        let bytes = ask.encode(&key).unwrap();
-        assert_eq!(Ask::parse(&bytes), Ok(ask.clone()));
-    }
+    ask.server = "s".repeat(255);
+    let bytes = ask.encode(&key).unwrap();
+    assert_eq!(Ask::parse(&bytes), Ok(ask.clone()));
     let given = [
         Given::Ticket {
             ticket: vec![6; MAX_TICKET_BYTES],
@@ -64,7 +60,7 @@ fn somebody_elses_request_is_refused() {
     let bytes = ask(&key).encode(&key).unwrap();
     assert_eq!(Ask::parse(&bytes[..639]), Err(Refused::Short));
     assert_eq!(Ask::parse(&[&bytes[..], &[0]].concat()), Err(Refused::Long));
-    for at in 8..200 {
+    for at in 8..130 {
         let mut changed = bytes.clone();
         changed[at] ^= 1;
         assert!(Ask::parse(&changed).is_err(), "byte {at}");

@@ -11,7 +11,7 @@ mod sqlite;
 
 use crate::control::reach;
 use crate::failure::{Doing, Outcome};
-use crate::pg::scram::{self, Verifier};
+use vianet_node::pg::scram::{self, Verifier};
 use rusqlite::{Connection, InterruptHandle};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};

@@ -7,8 +7,8 @@ mod rows;
 
 use super::sqlite::{self, Access};
 use super::{PASSWORD, ROLE, Serving, Session, split};
-use crate::pg::scram::ServerLogin;
-use crate::pg::wire::{self, Body, Outbox, Startup, put_text};
+use vianet_node::pg::scram::ServerLogin;
+use vianet_node::pg::wire::{self, Body, Outbox, Startup, put_text};
 use rows::{SqlError, TEXT, put_columns, put_error, put_row, rows};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
@@ -369,6 +369,6 @@ impl Client {
 }
 
 /// What the role logs in with.
-pub fn verifier() -> crate::pg::scram::Verifier {
-    crate::pg::scram::Verifier::new(PASSWORD)
+pub fn verifier() -> vianet_node::pg::scram::Verifier {
+    vianet_node::pg::scram::Verifier::new(PASSWORD)
 }

@@ -1,8 +1,8 @@
 //! The server over real sockets, both protocols.
 
 use super::*;
-use crate::pg::client::{Client, Error};
-use crate::pg::wire::{self, Outbox, put_text};
+use vianet_node::pg::client::{Client, Error};
+use vianet_node::pg::wire::{self, Outbox, put_text};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::process::Command;
@@ -94,7 +94,7 @@ impl Lines {
     }
 }
 
-fn state(result: Result<crate::pg::client::Answer, Error>) -> String {
+fn state(result: Result<vianet_node::pg::client::Answer, Error>) -> String {
     match result {
         Err(Error::Sql(state, _)) => state,
         other => panic!("an SQL error was expected: {other:?}"),

@@ -1,7 +1,7 @@
 //! Statements that SQLite runs, and their rows and errors as messages.
 
 use crate::lab::server::sqlite;
-use crate::pg::wire::{Outbox, put_text};
+use vianet_node::pg::wire::{Outbox, put_text};
 use rusqlite::Connection;
 use std::io;
 use std::net::TcpStream;

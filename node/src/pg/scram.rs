@@ -36,6 +36,15 @@ impl Verifier {
     }
 }
 
+/// As PostgreSQL writes it in `pg_authid`.
+impl std::fmt::Display for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [salt, stored, server] =
+            [&self.salt[..], &self.stored_key, &self.server_key].map(base64);
+        write!(f, "SCRAM-SHA-256${}:{salt}${stored}:{server}", self.iterations)
+    }
+}
+
 /// A server in the middle of a login: it sent its challenge.
 pub struct ServerLogin {
     verifier: Verifier,
@@ -176,7 +185,7 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let group = chunk
@@ -191,7 +200,7 @@ fn base64(bytes: &[u8]) -> String {
     out
 }
 
-fn unbase64(text: &str) -> Option<Vec<u8>> {
+pub(crate) fn unbase64(text: &str) -> Option<Vec<u8>> {
     let text = text.as_bytes();
     if !text.len().is_multiple_of(4) {
         return None;

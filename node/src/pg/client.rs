@@ -52,7 +52,10 @@ impl<S: Read + Write> Client<S> {
         };
         this.out.sized(|b| {
             b.extend((3i32 << 16).to_be_bytes());
-            for text in ["user", user, "database", database, ""] {
+            for text in ["user", user, "database", database] {
+                put_text(b, text);
+            }
+            for text in ["client_encoding", "UTF8", ""] {
                 put_text(b, text);
             }
         });
@@ -96,6 +99,30 @@ impl<S: Read + Write> Client<S> {
     /// Runs a query string and waits for its end.
     pub fn query(&mut self, sql: &str) -> Result<Answer, Error> {
         self.out.message(b'Q', |b| put_text(b, sql));
+        self.answer()
+    }
+
+    /// Runs one statement with `$1` and waits for its end. What stands in the parameter is never read as SQL.
+    pub fn query_with(&mut self, sql: &str, parameter: &str) -> Result<Answer, Error> {
+        self.out.message(b'P', |b| {
+            put_text(b, "");
+            put_text(b, sql);
+            b.extend(0i16.to_be_bytes());
+        });
+        self.out.message(b'B', |b| {
+            b.extend([0, 0]); // portal and statement
+            b.extend(0i16.to_be_bytes()); // all as text
+            b.extend(1i16.to_be_bytes());
+            b.extend((parameter.len() as i32).to_be_bytes());
+            b.extend(parameter.as_bytes());
+            b.extend(0i16.to_be_bytes());
+        });
+        self.out.message(b'E', |b| b.extend([0; 5]));
+        self.out.message(b'S', |_| {});
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Result<Answer, Error> {
         self.out.flush(&mut self.stream)?;
         let mut answer = Answer::default();
         let mut failed = None;

@@ -1,0 +1,211 @@
+//! What a server name's channels have logged in with, until their owners ask for it as tickets. Pure but for its lock.
+
+use super::Tickets;
+use super::scram::{Exchange, Keys, Verifier};
+use super::seal::{Contents, Scope};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::time::Duration;
+use vianet::resolve::Generation;
+use vianet::resolve::ticket::{Ask, Given, Key, Why, startup_digest};
+
+/// Keys for which nobody has asked so long after the login are forgotten.
+const UNASKED: Duration = Duration::from_secs(60);
+
+/// See the module's text.
+pub struct Desk {
+    server: String,
+    lifetime: Duration,
+    logins: Mutex<HashMap<u64, Login>>,
+}
+
+struct Login {
+    /// What the connect's nonce has said.
+    commitment: [u8; 16],
+    startup: [u8; 32],
+    generation: Generation,
+    id: [u8; 16],
+    state: State,
+}
+
+enum State {
+    /// The login is under way, or the verifier is looked up.
+    Coming {
+        exchange: Option<Exchange>,
+        verifier: Option<Verifier>,
+    },
+    /// What a ticket takes; forgotten then, unless it was asked for.
+    Known { keys: Keys, until: Option<Duration> },
+    /// There is no ticket.
+    None(Why),
+}
+
+/// Time and random numbers of one step.
+pub struct Step {
+    /// The monotonic clock.
+    pub now: Duration,
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// Random, used for one ticket.
+    pub random: [u8; 24],
+}
+
+/// A channel on which a login begins.
+pub struct Begun<'a> {
+    /// Its id.
+    pub channel: u64,
+    /// The nonce of its connect.
+    pub commitment: [u8; 16],
+    /// The startup packet, whole.
+    pub startup: &'a [u8],
+    /// Its generation.
+    pub generation: Generation,
+    /// Random: names the login.
+    pub id: [u8; 16],
+}
+
+impl Desk {
+    /// Tickets for `server` are good for `lifetime`.
+    pub fn new(server: &str, lifetime: Duration) -> Self {
+        Self {
+            server: server.to_ascii_lowercase(),
+            lifetime,
+            logins: Mutex::default(),
+        }
+    }
+
+    /// A login begins. `why`: nothing will come of it.
+    pub fn begin(&self, begun: &Begun<'_>, why: Option<Why>) {
+        let login = Login {
+            commitment: begun.commitment,
+            startup: startup_digest(begun.startup),
+            generation: begun.generation,
+            id: begun.id,
+            state: match why {
+                Some(why) => State::None(why),
+                None => State::Coming {
+                    exchange: None,
+                    verifier: None,
+                },
+            },
+        };
+        self.logins.lock().insert(begun.channel, login);
+    }
+
+    /// The login has succeeded, by this exchange.
+    pub fn proven(&self, now: Duration, channel: u64, proven: Result<Exchange, Why>) {
+        self.change(now, channel, proven, |state, proven| {
+            if let State::Coming { exchange, .. } = state {
+                *exchange = Some(proven);
+            }
+        });
+    }
+
+    /// The role's verifier was looked up.
+    pub fn looked_up(&self, now: Duration, channel: u64, found: Result<Verifier, Why>) {
+        self.change(now, channel, found, |state, found| {
+            if let State::Coming { verifier, .. } = state {
+                *verifier = Some(found);
+            }
+        });
+    }
+
+    /// The login has succeeded, by a ticket.
+    pub fn redeemed(&self, now: Duration, channel: u64, keys: Keys) {
+        let until = Some(now + UNASKED);
+        self.change(now, channel, Ok(keys), |state, keys| {
+            *state = State::Known { keys, until };
+        });
+    }
+
+    fn change<T>(
+        &self,
+        now: Duration,
+        channel: u64,
+        what: Result<T, Why>,
+        apply: impl FnOnce(&mut State, T),
+    ) {
+        let mut logins = self.logins.lock();
+        let Some(login) = logins.get_mut(&channel) else {
+            return;
+        };
+        match (what, &login.state) {
+            (_, State::None(_)) => {}
+            (Err(why), _) => login.state = State::None(why),
+            (Ok(what), _) => apply(&mut login.state, what),
+        }
+        let keys = match &login.state {
+            State::Coming {
+                exchange: Some(exchange),
+                verifier: Some(verifier),
+            } => exchange.keys(verifier).ok_or(Why::Mismatch),
+            _ => return,
+        };
+        login.state = match keys {
+            Ok(keys) => State::Known {
+                keys,
+                until: Some(now + UNASKED),
+            },
+            Err(why) => State::None(why),
+        };
+    }
+
+    /// The channel is over.
+    pub fn end(&self, channel: u64) {
+        self.logins.lock().remove(&channel);
+    }
+
+    /// Forgets what nobody has asked for.
+    pub fn tick(&self, now: Duration) {
+        for login in self.logins.lock().values_mut() {
+            if matches!(&login.state, State::Known { until: Some(until), .. } if now >= *until) {
+                login.state = State::None(Why::Late);
+            }
+        }
+    }
+
+    /// What the sender of `ask` is told.
+    pub fn answer(&self, tickets: &Tickets, ask: &Ask, step: &Step) -> Given {
+        match self.seal(tickets, ask, step) {
+            Ok(ticket) => Given::Ticket {
+                ticket,
+                seconds: self.lifetime.as_secs() as u32,
+            },
+            Err(why) => Given::Not(why),
+        }
+    }
+
+    fn seal(&self, tickets: &Tickets, ask: &Ask, step: &Step) -> Result<Vec<u8>, Why> {
+        let mut logins = self.logins.lock();
+        let login = logins.get_mut(&ask.channel).ok_or(Why::Unseen)?;
+        // That the asker has the key was checked with its signature.
+        if Key::commitment_of(&ask.public) != login.commitment {
+            return Err(Why::NotOwner);
+        }
+        let (keys, until) = match &mut login.state {
+            State::Coming { .. } => return Err(Why::Pending),
+            State::None(why) => return Err(*why),
+            State::Known { keys, until } => (keys, until),
+        };
+        *until = None;
+        let contents = Contents {
+            keys: keys.clone(),
+            public: ask.public,
+            startup: login.startup,
+            channel: ask.channel,
+            generation: login.generation,
+            expires_ms: step.now_ms + self.lifetime.as_millis() as u64,
+            id: login.id,
+        };
+        let scope = Scope {
+            cluster: tickets.cluster,
+            server: &self.server,
+        };
+        let epochs = tickets.epochs.lock();
+        let epoch = epochs.sealing(step.now).ok_or(Why::NoPeer)?;
+        Ok(contents.seal(epoch, scope, &step.random))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,159 @@
+//! The keys that tickets are sealed with, by age: this node's own, and the other node's. Pure: time and random numbers are
+//! arguments.
+//!
+//! A node seals with the newest of its keys that the other node says it has, so a ticket that was given can be redeemed
+//! there. Keys are kept until the last ticket under them has expired.
+
+use super::seal::EpochKey;
+use std::time::Duration;
+
+/// How often a new key is made.
+pub const ROTATE: Duration = Duration::from_secs(3600);
+/// The longest life of a ticket.
+pub const LONGEST: Duration = Duration::from_secs(86_400 / 2);
+/// How long a key is kept.
+const KEEP: Duration = Duration::from_secs(2 * ROTATE.as_secs() + LONGEST.as_secs());
+/// The other node counts as there if it asked within this time.
+const HEARD: Duration = Duration::from_secs(30);
+/// Most keys of the other node that are kept, its earlier runs included.
+const MOST: usize = 256;
+/// Most keys of one node at a time.
+pub const MOST_OWN: usize = (KEEP.as_secs() / ROTATE.as_secs()) as usize + 2;
+
+struct Epoch {
+    key: EpochKey,
+    since: Duration,
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub struct Epochs {
+    own: Vec<Epoch>,
+    peers: Vec<Epoch>,
+    /// What the other node says it has, and when it said so.
+    has: Option<(u64, Duration)>,
+}
+
+impl Epochs {
+    /// Forgets what is too old, and says whether a new key is due ([`Epochs::add`]).
+    pub fn tick(&mut self, now: Duration) -> bool {
+        let young = |epoch: &Epoch| now < epoch.since + KEEP;
+        self.own.retain(young);
+        self.peers.retain(young);
+        self.own.last().is_none_or(|e| now >= e.since + ROTATE)
+    }
+
+    /// This node's next key, random.
+    pub fn add(&mut self, now: Duration, key: EpochKey) {
+        self.own.push(Epoch { key, since: now });
+        if self.own.len() > MOST_OWN {
+            self.own.remove(0);
+        }
+    }
+
+    /// The other node asked for our keys and has this one already (0: none).
+    pub fn asked(&mut self, now: Duration, has: u64) {
+        self.has = Some((has, now));
+    }
+
+    /// Our keys, for the other node.
+    pub fn own(&self) -> impl Iterator<Item = &EpochKey> {
+        self.own.iter().map(|epoch| &epoch.key)
+    }
+
+    /// The other node's keys, oldest first, from itself.
+    pub fn learned(&mut self, now: Duration, keys: Vec<EpochKey>) {
+        for key in keys {
+            if !self.peers.iter().any(|e| e.key.id == key.id) {
+                self.peers.push(Epoch { key, since: now });
+            }
+        }
+        let over = self.peers.len().saturating_sub(MOST);
+        self.peers.drain(..over);
+    }
+
+    /// The newest of the other node's keys; 0: none.
+    pub fn newest_of_peer(&self) -> u64 {
+        self.peers.last().map_or(0, |epoch| epoch.key.id)
+    }
+
+    /// The key to seal with now; `None`: there is none that the other node has.
+    pub fn sealing(&self, now: Duration) -> Option<&EpochKey> {
+        let (has, _) = self.has.filter(|(_, at)| now < *at + HEARD)?;
+        self.own().find(|key| key.id == has)
+    }
+
+    /// The key of this epoch, whosever it is.
+    pub fn find(&self, id: u64) -> Option<&EpochKey> {
+        let mut all = self.own.iter().chain(&self.peers);
+        all.find(|e| e.key.id == id).map(|e| &e.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: u64) -> EpochKey {
+        EpochKey::new(id, [id as u8; 32])
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_seals_with_what_the_other_node_has() {
+        let mut epochs = Epochs::default();
+        assert!(epochs.tick(at(1)));
+        epochs.add(at(1), key(1));
+        assert!(!epochs.tick(at(2)));
+        assert!(epochs.sealing(at(2)).is_none());
+        epochs.asked(at(2), 0);
+        assert!(epochs.sealing(at(2)).is_none());
+        epochs.asked(at(3), 1);
+        assert_eq!(epochs.sealing(at(3)).map(|k| k.id), Some(1));
+        // A new key is used once the other node has it.
+        assert!(epochs.tick(at(3601)));
+        epochs.add(at(3601), key(2));
+        epochs.asked(at(3601), 1);
+        assert_eq!(epochs.sealing(at(3602)).map(|k| k.id), Some(1));
+        epochs.asked(at(3603), 2);
+        assert_eq!(epochs.sealing(at(3603)).map(|k| k.id), Some(2));
+        // It was restarted, or is gone.
+        epochs.asked(at(3604), 99);
+        assert!(epochs.sealing(at(3604)).is_none());
+        epochs.asked(at(3605), 2);
+        assert!(epochs.sealing(at(3636)).is_none());
+    }
+
+    #[test]
+    fn keys_outlive_the_tickets_under_them_and_no_longer() {
+        let mut epochs = Epochs::default();
+        for n in 0..100 {
+            let now = at(n * 3600);
+            assert!(epochs.tick(now));
+            epochs.add(now, key(n + 1));
+            epochs.learned(now, vec![key(1000 + n), key(1001 + n)]);
+            assert_eq!(epochs.newest_of_peer(), 1001 + n);
+            assert!(epochs.own().count() <= MOST_OWN);
+        }
+        let hours = LONGEST.as_secs() / 3600;
+        assert!(epochs.find(100 - hours).is_some());
+        assert!(epochs.find(1100 - hours).is_some());
+        assert!(epochs.find(100 - hours - 3).is_none());
+        assert!(epochs.find(1000).is_none());
+        epochs.tick(at(1_000_000));
+        assert_eq!(epochs.newest_of_peer(), 0);
+    }
+
+    #[test]
+    fn a_node_that_restarts_without_end_does_not_fill_the_memory() {
+        let mut epochs = Epochs::default();
+        for n in 0..10_000 {
+            epochs.learned(at(1), vec![key(n)]);
+        }
+        assert_eq!(epochs.peers.len(), MOST);
+        assert!(epochs.find(9_999).is_some());
+    }
+}

@@ -1,0 +1,143 @@
+//! Looks roles' verifiers up in the SQL server, as the daemon's own database role: a thread with one connection for each
+//! server name. The only part of tickets that does I/O; the relay never waits for it.
+
+use super::scram::Verifier;
+use crate::clock;
+use crate::config::{Tickets, Upstream};
+use crate::pg::client::{Client, Error};
+use crate::served::Served;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
+use vianet::resolve::ticket::Why;
+use zeroize::Zeroizing;
+
+/// Longest wait for one step of the server's.
+const LIMIT: Duration = Duration::from_secs(5);
+/// So many may wait; the others go without.
+const QUEUE: usize = 4096;
+/// Not tried again sooner after a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+const QUESTION: &str = "SELECT vianet.scram_verifier($1)";
+
+/// Which role logs in on which channel.
+struct Job {
+    channel: u64,
+    role: String,
+}
+
+/// Where the relay puts its questions.
+pub struct Lookup(Sender<Job>);
+
+impl Lookup {
+    /// Starts the thread; `served` has a desk, where the answers go.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn start(served: Arc<Served>, config: Tickets) -> io::Result<Self> {
+        let (sender, jobs) = bounded(QUEUE);
+        let thread = std::thread::Builder::new().name("tickets".into());
+        thread.spawn(move || run(&served, &config, &jobs))?;
+        Ok(Self(sender))
+    }
+
+    /// Never blocks. False: too many wait already.
+    pub fn ask(&self, channel: u64, role: String) -> bool {
+        self.0.try_send(Job { channel, role }).is_ok()
+    }
+}
+
+trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+type Connection = Client<Box<dyn Stream>>;
+
+fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
+    let Some(desk) = &served.desk else { return };
+    let upstream = config.connect.as_ref().unwrap_or(&served.config.upstream);
+    let mut connection = None;
+    let mut paused = Duration::ZERO;
+    let mut works = None;
+    for Job { channel, role } in jobs {
+        let found = match clock::now() < paused {
+            true => Err(Why::Lookup),
+            false => match look_up(&mut connection, config, upstream, &role) {
+                Ok(found) => {
+                    if works.replace(true) != Some(true) {
+                        info!(event = "tickets", server = served.name, role = config.role, "verifiers can be looked up");
+                    }
+                    found.ok_or(Why::NoVerifier)
+                }
+                Err(why) => {
+                    paused = clock::now() + PAUSE;
+                    if works.replace(false) != Some(false) {
+                        warn!(event = "tickets", server = served.name, role = config.role, %why, "no verifier can be \
+                              looked up: sessions get no login tickets");
+                    }
+                    Err(Why::Lookup)
+                }
+            },
+        };
+        desk.looked_up(clock::now(), channel, found);
+    }
+}
+
+/// An idle connection may have been lost meanwhile: then a new one is asked.
+fn look_up(
+    connection: &mut Option<Connection>,
+    config: &Tickets,
+    upstream: &Upstream,
+    role: &str,
+) -> Result<Option<Verifier>, String> {
+    if let Some(old) = connection {
+        match ask(old, role) {
+            Ok(found) => return Ok(found),
+            Err(Error::Sql(..)) | Err(Error::Io(_)) => *connection = None,
+        }
+    }
+    let mut fresh = connect(config, upstream)?;
+    let found = ask(&mut fresh, role).map_err(|e| format!("{QUESTION}: {e}"))?;
+    *connection = Some(fresh);
+    Ok(found)
+}
+
+fn ask(connection: &mut Connection, role: &str) -> Result<Option<Verifier>, Error> {
+    let answer = connection.query_with(QUESTION, role)?;
+    let first = answer.rows.into_iter().next();
+    let text = first.and_then(|row| row.into_iter().next().flatten());
+    let text = text.map(Zeroizing::new);
+    Ok(text.and_then(|text| Verifier::parse(&text)))
+}
+
+fn connect(config: &Tickets, upstream: &Upstream) -> Result<Connection, String> {
+    let password = match &config.password_file {
+        None => Zeroizing::new(String::new()),
+        Some(file) => {
+            let text = std::fs::read_to_string(file);
+            Zeroizing::new(text.map_err(|e| format!("password_file = {}: {e}", file.display()))?)
+        }
+    };
+    let failed = |e: io::Error| format!("connect to {upstream}: {e}");
+    let stream: Box<dyn Stream> = match upstream {
+        Upstream::Tcp(addr) => {
+            let stream = TcpStream::connect_timeout(addr, LIMIT).map_err(failed)?;
+            stream.set_read_timeout(Some(LIMIT)).map_err(failed)?;
+            stream.set_write_timeout(Some(LIMIT)).map_err(failed)?;
+            let _ = stream.set_nodelay(true);
+            Box::new(stream)
+        }
+        Upstream::Unix(path) => {
+            let stream = UnixStream::connect(path).map_err(failed)?;
+            stream.set_read_timeout(Some(LIMIT)).map_err(failed)?;
+            stream.set_write_timeout(Some(LIMIT)).map_err(failed)?;
+            Box::new(stream)
+        }
+    };
+    let password = password.trim_end_matches(['\r', '\n']);
+    Client::log_in(stream, &config.role, password, &config.database)
+        .map_err(|e| format!("login as {}: {e}", config.role))
+}
