@@ -440,6 +440,81 @@ fn unusual_calls() {
     assert!(length > 400_000, "{length}");
 }
 
+/// Who may ask for verifiers, and whose.
+#[test]
+fn verifiers_are_for_the_daemon_alone() {
+    with_server!(server);
+    let database = server.database();
+    let mut root = server.session_in(&database, "postgres");
+    for sql in [
+        "create extension vianet",
+        "create role daemon login",
+        "create role anybody login in role pg_read_all_data, pg_monitor",
+        "grant execute on function vianet.scram_verifier(text) to daemon",
+        "set password_encryption = 'scram-sha-256'",
+        "create role \"with ' and é\" login password 'secret'",
+        "create role late login password 'secret' valid until '2001-01-01'",
+        "create role timely login password 'secret' valid until 'infinity'",
+        "create role barred nologin password 'secret'",
+        "create role super login superuser password 'secret'",
+        "create role copier login replication password 'secret'",
+        "create role bare login",
+        "set password_encryption = 'md5'",
+        "create role old login password 'secret'",
+    ] {
+        root.run(sql);
+    }
+    let mut daemon = server.session_in(&database, "daemon");
+    // Neither a path nor operators of the caller's get into it.
+    for sql in [
+        "create temporary table pg_authid (rolname name, rolpassword text)",
+        "create function pg_temp.starts_with(text, text) returns boolean language sql as 'select true'",
+        "set search_path = pg_temp, pg_catalog",
+        "set standard_conforming_strings = off",
+    ] {
+        daemon.run(sql);
+    }
+    let mut verifier = |role: &str| {
+        let rows = daemon.run(&format!("select vianet.scram_verifier('{role}')"));
+        rows[0][0].clone()
+    };
+    for role in ["with '' and é", "timely"] {
+        let text = verifier(role).unwrap_or_else(|| panic!("{role}"));
+        assert!(text.starts_with("SCRAM-SHA-256$4096:"), "{text}");
+    }
+    let long = "x".repeat(100);
+    let none = [
+        "late", "barred", "super", "copier", "bare", "old", "nobody", "postgres",
+    ];
+    for role in none.into_iter().chain(["", &long]) {
+        assert_eq!(verifier(role), None, "{role}");
+    }
+    let rows = daemon.run("select vianet.scram_verifier(null)");
+    assert_eq!(rows[0][0], None);
+    assert!(
+        daemon
+            .query("select rolpassword from pg_catalog.pg_authid")
+            .is_err()
+    );
+    for role in ["anybody", "app"] {
+        let mut other = server.session_in(&database, role);
+        let denied = other.query("select vianet.scram_verifier('timely')");
+        assert!(
+            denied.as_ref().is_err_and(|e| e.starts_with("42501")),
+            "{denied:?}"
+        );
+        // Who asks for more than the daemon may.
+        assert!(
+            other
+                .query("grant execute on function vianet.scram_verifier(text) to app")
+                .is_err()
+                || other
+                    .query("select vianet.scram_verifier('timely')")
+                    .is_err()
+        );
+    }
+}
+
 /// On both nodes, the hot standby and the promoted one included.
 #[test]
 fn a_lab_has_it_where_the_server_has_it() {

@@ -3,6 +3,7 @@
 
 mod mailbox;
 mod stop;
+mod tickets;
 mod unit;
 mod work;
 
@@ -45,6 +46,7 @@ pub struct Daemon {
     authority: Box<dyn Authority>,
     responder: Responder,
     relay: Relay,
+    tickets: tickets::Desks,
     mailbox: Mailbox,
     last_pass: Duration,
     gap_limit: Duration,
@@ -122,7 +124,15 @@ impl Daemon {
             .iter()
             .map(|s| Arc::new(Served::new(s.clone())))
             .collect();
-        let relay = Relay::start(&config, key.clone(), served.clone(), mailbox.sender())?;
+        let tickets = tickets::Desks::new(&config, key.as_ref(), &served);
+        let shared = Arc::clone(&tickets.shared);
+        let relay = Relay::start(
+            &config,
+            key.clone(),
+            served.clone(),
+            shared,
+            mailbox.sender(),
+        )?;
         let writer = work::Writer::start(store.clone(), lock, mailbox.sender());
         let now = clock::both();
         let mut units = Vec::new();
@@ -147,6 +157,7 @@ impl Daemon {
             authority,
             responder,
             relay,
+            tickets,
             mailbox,
             last_pass: now.at,
             gap_limit: Duration::from_millis(interval_ms.max(100)),
@@ -240,6 +251,9 @@ impl Daemon {
             self.each(now, &Event::Tick);
             self.carry_out(now);
             self.transmit();
+            if let Some((to, ask)) = self.tickets.tick(now) {
+                let _ = self.send(to, &ask);
+            }
             if self.is_stopped(now) {
                 info!(event = "stopped", "the daemon ends");
                 return Ok(());
@@ -292,6 +306,10 @@ impl Daemon {
             let (words, reply) = self.authority.receive(now, from, datagram, &own);
             self.hear(now, words);
             reply
+        } else if datagram_type(datagram).is_some_and(tickets::is_ours) {
+            let responder = &mut self.responder;
+            let mut allow = || responder.allows(now.at, from);
+            self.tickets.receive(now, from, datagram, &mut allow)
         } else {
             let standings: Vec<Standing> = self.units.iter().map(|u| u.standing(now)).collect();
             let local = self.sockets[socket].0;
@@ -384,23 +402,30 @@ impl Daemon {
     /// does not lead there (a loopback address to another machine) fails at once and does no harm.
     fn transmit(&mut self) {
         while let Some((to, bytes)) = self.authority.poll_transmit() {
-            let mut used = BTreeSet::new();
-            let (mut sent, mut why) = (false, String::new());
-            for (own, socket) in &self.sockets {
-                if own.is_ipv4() == to.is_ipv4() && used.insert(own.ip()) {
-                    match socket.send_to(&bytes, to) {
-                        Ok(_) => sent = true,
-                        Err(e) => why = format!("from {own}: {e}"),
-                    }
-                }
-            }
-            if sent == self.unsent {
-                self.unsent = !sent;
-                if !sent {
+            let sent = self.send(to, &bytes);
+            if sent.is_ok() == self.unsent {
+                self.unsent = sent.is_err();
+                if let Err(why) = sent {
                     warn!(event = "keepalive-unsent", %to, %why, "no keep-alive can be sent to the peer");
                 }
             }
         }
+    }
+
+    /// To the peer, from each of our addresses; an error where none of them leads there.
+    fn send(&self, to: SocketAddr, bytes: &[u8]) -> Result<(), String> {
+        let mut used = BTreeSet::new();
+        let mut sent = Err(String::new());
+        for (own, socket) in &self.sockets {
+            if own.is_ipv4() == to.is_ipv4() && used.insert(own.ip()) {
+                match socket.send_to(bytes, to) {
+                    Ok(_) => sent = Ok(()),
+                    Err(e) if sent.is_err() => sent = Err(format!("from {own}: {e}")),
+                    Err(_) => {}
+                }
+            }
+        }
+        sent
     }
 
     fn read_mailbox(&mut self, now: Now) {

@@ -8,9 +8,11 @@ mod pg_login;
 mod session;
 mod upstream;
 
-use crate::config::{Node, cannot_use};
+use crate::config::{self, Node, cannot_use};
 use crate::daemon::Mail;
 use crate::served::Served;
+use crate::ticket::Tickets;
+use crate::ticket::lookup::Lookup;
 use crossbeam_channel::{Sender, unbounded};
 use looper::Looper;
 use parking_lot::Mutex;
@@ -53,6 +55,9 @@ struct Shared {
     served: Vec<Arc<Served>>,
     mail: Mail,
     resume: Duration,
+    tickets: Arc<Tickets>,
+    /// Of each server name; `None`: it has no tickets.
+    lookups: Vec<Option<Arc<Lookup>>>,
     /// Channels that are open or being opened.
     open: AtomicUsize,
     most: usize,
@@ -99,6 +104,7 @@ impl Relay {
         config: &Node,
         signer: Option<SecretKey>,
         served: Vec<Arc<Served>>,
+        tickets: Arc<Tickets>,
         mail: Mail,
     ) -> Result<Self, String> {
         let (listeners, endpoints) = listen(config, signer)?;
@@ -115,12 +121,15 @@ impl Relay {
             queues.push((queue, Arc::clone(&wake)));
             posts.push(Post { commands, wake });
         }
+        let lookups = served.iter().map(lookup).collect::<Result<_, _>>()?;
         let shared = Arc::new(Shared {
             node: config.node.as_str().into(),
             cluster_id: config.cluster_id_bytes(),
             served,
             mail,
             resume: Duration::from_millis(config.limits.resume_ms),
+            tickets,
+            lookups,
             open: AtomicUsize::new(0),
             most: config.limits.channels,
             loops: Mutex::default(),
@@ -230,6 +239,14 @@ fn listen_rdma(config: &Node, listen: &ListenConfig) -> Result<Option<Box<dyn Li
             "listen.via_rdma: {e}; an iWARP device shares its ports with TCP: it needs one of its own"
         )),
     }
+}
+
+fn lookup(served: &Arc<Served>) -> Result<Option<Arc<Lookup>>, String> {
+    let start = |config: &config::Tickets| Lookup::start(Arc::clone(served), config.clone());
+    let started = served.config.tickets.as_ref().map(start).transpose();
+    Ok(started
+        .map_err(|e| format!("thread tickets: {e}"))?
+        .map(Arc::new))
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {

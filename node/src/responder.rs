@@ -100,6 +100,11 @@ impl Responder {
         self.buckets.allow(now, from.ip()).then_some(answer)
     }
 
+    /// Whether something else than an answer of ours may be sent to `from`: the same rules for all.
+    pub fn allows(&mut self, now: Duration, from: SocketAddr) -> bool {
+        from.port() != ssrp::PORT && from.port() != 0 && self.buckets.allow(now, from.ip())
+    }
+
     fn cluster_answer(&self, query: &Query, standings: &[Standing]) -> Option<Answer> {
         let found = standings.iter().position(|s| s.name == query.server);
         let (role, generation, endpoints) = match found {

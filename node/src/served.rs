@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::control::SessionStatus;
+use crate::ticket::desk::Desk;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,8 @@ pub struct Served {
     checked: Condvar,
     /// Open channels by id.
     pub sessions: Mutex<BTreeMap<u64, SessionStatus>>,
+    /// What the channels have logged in with, for tickets; `None`: there are none.
+    pub desk: Option<Desk>,
     /// Channels accepted since the start.
     pub accepted: AtomicU64,
     /// Bytes towards the SQL server.
@@ -44,6 +47,8 @@ impl Served {
     pub fn new(config: config::Server) -> Self {
         Self {
             name: config.name.to_ascii_lowercase(),
+            desk: (config.tickets.as_ref())
+                .map(|t| Desk::new(&config.name, Duration::from_secs(t.lifetime_s))),
             config,
             recognised: AtomicBool::new(false),
             active: AtomicU64::new(0),

@@ -2,12 +2,12 @@
 
 use crate::lab::layout::Engine;
 use crate::lab::server::{PASSWORD, ROLE};
-use vianet_node::pg::client::{Client as Postgres, Error as PgError};
 use serde_json::Value;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::os::fd::RawFd;
 use std::path::Path;
 use vianet::conn::{self, Info, Options};
+use vianet_node::pg::client::{Client as Postgres, Error as PgError};
 
 /// A connection of the library's.
 pub struct Stream(RawFd);

@@ -1,6 +1,7 @@
 //! The files that a lab's programs read: `node.toml` of each node, `client.toml`, the cluster's key.
 
 use super::layout::{CLUSTER, Engine, HTTP_PORT, Lab, NodeName, QUERY_PORT, VIA_PORT};
+use super::postgres;
 use super::process::write_atomically;
 use crate::failure::{Doing, Outcome};
 use crate::keygen;
@@ -8,17 +9,18 @@ use std::net::SocketAddr;
 use vianet::config::Client;
 use vianet::resolve::identity::{PublicKey, SecretKey, random_bytes};
 use vianet_node::config::{
-    Authority, Hooks, Limits, Listen, Node, Peer, Protocol, Server, Upstream,
+    Authority, Hooks, Limits, Listen, Node, Peer, Protocol, Server, Tickets, Upstream,
 };
+use vianet_node::ticket::epochs::LONGEST;
 
-/// Writes all of them.
-pub fn write(lab: &Lab) -> Outcome {
+/// Writes all of them; `tickets`: sessions get login tickets.
+pub fn write(lab: &Lab, tickets: bool) -> Outcome {
     let key = SecretKey::generate()?;
     keygen::write_key(&lab.dir.join("cluster.key"), &key)?;
     let id = random_bytes::<16>()?;
     let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
     for node in NodeName::ALL {
-        let text = node_toml(lab, node, &id)?.to_toml();
+        let text = node_toml(lab, node, &id, tickets)?.to_toml();
         write_atomically(&lab.node_dir(node).join("node.toml"), &text)?;
     }
     write_atomically(
@@ -27,7 +29,7 @@ pub fn write(lab: &Lab) -> Outcome {
     )
 }
 
-fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str) -> Outcome<Node> {
+fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str, tickets: bool) -> Outcome<Node> {
     let peer = node.other();
     let query = |n| SocketAddr::new(lab.host(n), QUERY_PORT);
     Ok(Node {
@@ -53,7 +55,7 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str) -> Outcome<Node> {
             query: query(peer),
         }],
         servers: (lab.meta.engine.servers().iter())
-            .map(|name| server(lab, node, name))
+            .map(|name| server(lab, node, name, tickets))
             .collect::<Outcome<_>>()?,
     })
 }
@@ -83,7 +85,7 @@ fn authority(lab: &Lab) -> Authority {
     authority
 }
 
-fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
+fn server(lab: &Lab, node: NodeName, name: &str, tickets: bool) -> Outcome<Server> {
     let upstream = lab.upstream(node, name);
     let patience = u64::from(lab.meta.patience);
     let health_timeout_ms = Hooks::default().health_timeout_ms * patience;
@@ -143,6 +145,13 @@ fn server(lab: &Lab, node: NodeName, name: &str) -> Outcome<Server> {
                 ..Hooks::default()
             },
         },
+        tickets: tickets.then(|| Tickets {
+            role: "vianet".into(),
+            database: "app".into(),
+            connect: Some(Upstream::Unix(postgres::socket(lab, node))),
+            password_file: None,
+            lifetime_s: LONGEST.as_secs(),
+        }),
     })
 }
 

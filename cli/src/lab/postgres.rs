@@ -18,12 +18,12 @@ use super::process::{Interrupt, Life, Process, write_atomically};
 use super::program::Program;
 use crate::control::reach;
 use crate::failure::{Doing, Failure, Outcome};
-use vianet_node::pg::client::Client;
 use rustix::process::Signal;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use vianet_node::pg::client::Client;
 
 pub use cluster::{create, find_binaries, forget_shared_memory, start};
 
@@ -39,6 +39,18 @@ struct Server<'a> {
     account: Option<Account>,
 }
 
+fn dir(lab: &Lab, node: NodeName) -> PathBuf {
+    match lab.meta.engine {
+        Engine::PostgresShared => lab.shared_dir(),
+        _ => lab.node_dir(node),
+    }
+}
+
+/// The Unix socket of the node's server.
+pub fn socket(lab: &Lab, node: NodeName) -> PathBuf {
+    dir(lab, node).join(format!("socket/.s.PGSQL.{SALES_PORT}"))
+}
+
 impl<'a> Server<'a> {
     fn new(lab: &'a Lab, node: NodeName) -> Outcome<Self> {
         Ok(Self {
@@ -50,10 +62,7 @@ impl<'a> Server<'a> {
     }
 
     fn dir(&self) -> PathBuf {
-        match self.lab.meta.engine {
-            Engine::PostgresShared => self.lab.shared_dir(),
-            _ => self.lab.node_dir(self.node),
-        }
+        dir(self.lab, self.node)
     }
 
     fn data(&self) -> PathBuf {
@@ -65,7 +74,7 @@ impl<'a> Server<'a> {
     }
 
     fn socket(&self) -> PathBuf {
-        self.socket_dir().join(format!(".s.PGSQL.{SALES_PORT}"))
+        socket(self.lab, self.node)
     }
 
     fn host(&self) -> IpAddr {

@@ -10,12 +10,12 @@ use super::program::{Program, last_lines};
 use super::{config, down, embedded, postgres};
 use crate::control;
 use crate::failure::{Doing, Failure, Outcome};
-use vianet_node::pg::scram;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use vianet_node::pg::scram;
 
 /// How long the nodes may take to agree on who is active.
 const AGREE: Duration = Duration::from_secs(120);
@@ -128,7 +128,6 @@ fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome<Option<String>> {
             .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)))
             .doing(|| dir.display().to_string())?;
     }
-    config::write(lab)?;
     let extension = match lab.meta.engine {
         Engine::Embedded => {
             for node in NodeName::ALL {
@@ -142,6 +141,7 @@ fn make(lab: &Lab, daemon: &Path, stop: &Interrupt) -> Outcome<Option<String>> {
             postgres::create(lab, stop)?
         }
     };
+    config::write(lab, extension.is_some())?;
     for node in NodeName::ALL {
         start_daemon(lab, node, daemon)?;
     }

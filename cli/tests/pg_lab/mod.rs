@@ -52,6 +52,11 @@ impl Lab {
         self.dir.path().join("lab")
     }
 
+    /// In the lab's own network.
+    pub fn address(&self, last: u8, port: u16) -> std::net::SocketAddr {
+        ([127, 0, self.subnet, last], port).into()
+    }
+
     pub fn run(&self, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vianet"));
         command.arg("lab").args(args).arg("--dir").arg(self.dir());

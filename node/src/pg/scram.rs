@@ -41,7 +41,11 @@ impl std::fmt::Display for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [salt, stored, server] =
             [&self.salt[..], &self.stored_key, &self.server_key].map(base64);
-        write!(f, "SCRAM-SHA-256${}:{salt}${stored}:{server}", self.iterations)
+        write!(
+            f,
+            "SCRAM-SHA-256${}:{salt}${stored}:{server}",
+            self.iterations
+        )
     }
 }
 

@@ -169,6 +169,11 @@ impl Outbox {
         self.0.len()
     }
 
+    /// All of them.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Writes everything.
     pub fn flush(&mut self, to: &mut impl Write) -> io::Result<()> {
         let result = to.write_all(&self.0).and_then(|()| to.flush());

@@ -293,6 +293,9 @@ impl Looper {
             "over"
         );
         session.served.sessions.lock().remove(&channel_id);
+        if let Some(desk) = &session.served.desk {
+            desk.end(channel_id);
+        }
         self.shared.loops.lock().remove(&channel_id);
         self.shared.open.fetch_sub(1, Ordering::AcqRel);
         self.owing.remove(&id);

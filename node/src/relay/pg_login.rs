@@ -7,6 +7,8 @@
 //!
 //! A server whose protocol is not known ([`Login::guess`]) may be PostgreSQL all the same: the client's first 8 bytes tell.
 
+use vianet::resolve::ticket::{self, Why};
+
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,8 @@ pub enum Client {
     Wait(usize),
     /// Drop so many bytes and answer the client with `N`.
     AnswerNo(usize),
+    /// A login ticket, so many bytes; the startup packet follows. To be taken off, once.
+    Ticket(usize),
     /// A cancel request: it has no login, and may be passed on unwatched.
     Unwatched,
     /// The whole startup packet is there and may be passed on; what follows it must wait for a challenge, or a server
@@ -55,6 +59,8 @@ pub enum Server {
 pub struct Login {
     /// It is not known yet whether this is PostgreSQL; the client's bytes that were passed on meanwhile (at most 7).
     guess: Option<Vec<u8>>,
+    /// A ticket came before the startup packet.
+    ticket: bool,
     started: bool,
     challenged: bool,
     /// Bytes of a message's body that are still to come.
@@ -117,6 +123,15 @@ impl Login {
         let code = u32::from_be_bytes([c0, c1, c2, c3]);
         match code {
             SSL_REQUEST | GSS_REQUEST if length == 8 => Client::AnswerNo(8),
+            ticket::CODE
+                if !self.ticket && (bytes.len().max(9)..=MAX_STARTUP).contains(&length) =>
+            {
+                if bytes.len() < length {
+                    return Client::Wait(length - bytes.len());
+                }
+                self.ticket = true;
+                Client::Ticket(length)
+            }
             _ if (code == CANCEL_REQUEST || code >> 16 == 3)
                 && (bytes.len().max(9)..=MAX_STARTUP).contains(&length) =>
             {
@@ -206,15 +221,19 @@ pub fn refusal(why: &str, node: &str) -> Vec<u8> {
         "vianetd on {node} relays only logins that the server challenges. In pg_hba.conf, give the relay's address a \
          method such as scram-sha-256 instead of trust, or set allow_unauthenticated_upstream = true in node.toml."
     );
-    let message = format!("vianet: {why}");
+    error(&[(b'M', &format!("vianet: {why}")), (b'H', &hint)])
+}
+
+/// The same for a ticket that is not honoured; the reason's word is the detail, alone.
+pub fn ticket_refusal(why: Why) -> Vec<u8> {
+    let message = format!("vianet: login ticket refused: {}", why.text());
+    error(&[(b'M', &message), (b'D', why.name())])
+}
+
+fn error(more: &[(u8, &str)]) -> Vec<u8> {
     let mut body = Vec::new();
-    for (field, text) in [
-        (b'S', "FATAL"),
-        (b'V', "FATAL"),
-        (b'C', "28000"),
-        (b'M', &message),
-        (b'H', &hint),
-    ] {
+    let always = [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', "28000")];
+    for (field, text) in always.iter().chain(more).copied() {
         body.push(field);
         body.extend_from_slice(text.as_bytes());
         body.push(0);

@@ -5,6 +5,9 @@
 //! server has.
 
 mod login;
+mod ticket;
+
+pub(super) use ticket::Ticketing;
 
 use super::pg_login::Login;
 use crate::clock;
@@ -84,6 +87,8 @@ pub(super) struct Session {
     login_in: Vec<u8>,
     /// It is none that needs watching, and goes on unwatched.
     login_unwatched: bool,
+    /// Its part in login tickets, until the login is decided; `None`: there are none.
+    ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
     login_held: Vec<u8>,
     /// The session is over except for bytes that are still to be delivered, until then.
@@ -101,6 +106,7 @@ impl Session {
         peer: String,
         node: Arc<str>,
         resume: Duration,
+        ticketing: Option<Ticketing>,
     ) -> Self {
         let login = match served.config.protocol {
             _ if served.config.allow_unauthenticated_upstream => None,
@@ -126,6 +132,7 @@ impl Session {
             login,
             login_in: Vec::new(),
             login_unwatched: false,
+            ticketing,
             login_held: Vec::new(),
             draining: None,
             upstream_gone: false,
@@ -318,6 +325,13 @@ impl Session {
     /// From the client's ring to the SQL server. `Err`: over, and why.
     fn move_in(&mut self, now: Duration) -> Result<usize, &'static str> {
         let mut moved = 0;
+        if !self.login_in.is_empty() {
+            // Of a login that is decided: first things first.
+            moved += self.flush_rest(now);
+            if !self.login_in.is_empty() {
+                return Ok(moved);
+            }
+        }
         while self.up_out && moved < BUDGET && self.may_serve() && !self.upstream_gone {
             let finished = self.channel.rx.finished();
             match self.channel.rx.available() {

@@ -68,7 +68,12 @@ fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
             false => match look_up(&mut connection, config, upstream, &role) {
                 Ok(found) => {
                     if works.replace(true) != Some(true) {
-                        info!(event = "tickets", server = served.name, role = config.role, "verifiers can be looked up");
+                        info!(
+                            event = "tickets",
+                            server = served.name,
+                            role = config.role,
+                            "verifiers can be looked up"
+                        );
                     }
                     found.ok_or(Why::NoVerifier)
                 }

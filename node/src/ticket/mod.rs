@@ -4,13 +4,15 @@
 //! While a client logs in by SCRAM-SHA-256 through the relay, [`watch`] takes the exchange down and [`lookup`] asks the SQL
 //! server for the role's verifier; both together give what another login takes ([`scram`]). The [`desk`] of a server name
 //! has it for each channel and gives it out as a ticket ([`seal`]) to the channel's owner. Keys for that ([`epochs`]) go
-//! from node to node by [`exchange`]. [`redeem`] is what the other node asks before it logs in in the client's place.
+//! from node to node by [`exchange`]. [`redeem`] is what the other node asks before it logs in in the client's place
+//! ([`login`]).
 //!
 //! All of it is off unless `servers.tickets` is in the configuration. Only `lookup` does I/O.
 
 pub mod desk;
 pub mod epochs;
 pub mod exchange;
+pub mod login;
 pub mod lookup;
 pub mod redeem;
 pub mod scram;

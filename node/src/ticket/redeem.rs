@@ -53,7 +53,10 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if !self.kept {
             let mut redeemed = self.tickets.redeemed.0.lock();
-            if redeemed.get(&self.id).is_none_or(|(g, _)| *g != self.generation) {
+            if redeemed
+                .get(&self.id)
+                .is_none_or(|(g, _)| *g != self.generation)
+            {
                 // A later one took its place.
                 return;
             }
@@ -101,7 +104,10 @@ pub fn claim(
         return Err(Why::Generation);
     }
     let mut redeemed = tickets.redeemed.0.lock();
-    if redeemed.get(&contents.id).is_some_and(|(g, _)| *g >= generation) {
+    if redeemed
+        .get(&contents.id)
+        .is_some_and(|(g, _)| *g >= generation)
+    {
         return Err(Why::Redeemed);
     }
     redeemed.retain(|_, (_, expires)| request.now_ms < *expires);

@@ -148,6 +148,7 @@ impl Lab {
                         health_failures: 3,
                         promote_wait_ms: 30_000,
                         hooks: Hooks::default(),
+                        tickets: None,
                     }],
                 };
                 edit(i, &mut config);

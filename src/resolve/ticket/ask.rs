@@ -48,8 +48,11 @@ impl Ask {
             .u64(self.channel)
             .bytes(&self.public.0)
             .text(&self.server, MAX_SERVER_BYTES, "server")?;
-        let mut bytes =
-            w.finish_with(REQUEST_BYTES, ASK_CONTEXT, Some(|signed: &[u8]| key.sign(signed)))?;
+        let mut bytes = w.finish_with(
+            REQUEST_BYTES,
+            ASK_CONTEXT,
+            Some(|signed: &[u8]| key.sign(signed)),
+        )?;
         bytes.resize(REQUEST_BYTES, 0);
         Ok(bytes)
     }

@@ -99,7 +99,8 @@ impl Server<'_> {
         self.write_settings()
     }
 
-    /// initdb, the access rules, and the roles: `app` owns `app`; `monitor` looks; `replicator` copies.
+    /// initdb, the access rules, and the roles: `app` owns `app`; `monitor` looks; `vianet` is the daemons'; `replicator`
+    /// copies.
     fn initialise(&self, stop: &Interrupt) -> Outcome {
         let log = self.lab.part_file(self.node, Part::Server, "log");
         let data = self.data();
@@ -130,6 +131,7 @@ impl Server<'_> {
                 "CREATE ROLE app LOGIN PASSWORD 'app'\n\
                  CREATE DATABASE app OWNER app\n\
                  CREATE ROLE monitor LOGIN IN ROLE pg_monitor, pg_signal_backend\n\
+                 CREATE ROLE vianet LOGIN\n\
                  CREATE ROLE replicator LOGIN REPLICATION PASSWORD '{password}'\n\
                  CREATE FUNCTION public.settle() RETURNS void LANGUAGE plpgsql SECURITY DEFINER \
                  SET search_path = pg_catalog AS $$ BEGIN CHECKPOINT; END $$\n\
@@ -142,7 +144,8 @@ impl Server<'_> {
         self.write(
             &extension,
             &format!(
-                "DO $$ BEGIN IF EXISTS (SELECT FROM {EXTENSION_AVAILABLE}) THEN CREATE EXTENSION vianet; END IF; END $$\n"
+                "DO $$ BEGIN IF EXISTS (SELECT FROM {EXTENSION_AVAILABLE}) THEN CREATE EXTENSION vianet; \
+                 GRANT EXECUTE ON FUNCTION vianet.scram_verifier(text) TO vianet; END IF; END $$\n"
             ),
         )?;
         self.run_alone("app", &extension, stop)
@@ -256,6 +259,8 @@ impl Server<'_> {
             "# The superuser and the health check: only on this machine, only the named users of it.\n\
              local all         postgres    peer map=lab\n\
              local postgres    monitor     peer map=lab\n\
+             # The nodes' daemons, which look up verifiers for login tickets.\n\
+             local app         vianet      peer map=lab\n\
              # The nodes' relays: clients that come through vianet prove who they are with their password.\n\
              host  app         app         {a}/32  scram-sha-256\n\
              host  app         app         {b}/32  scram-sha-256\n\
@@ -269,7 +274,8 @@ impl Server<'_> {
     fn identities(&self) -> String {
         let own = Account::own().name;
         let database = self.account.as_ref().map_or(&own, |a| &a.name);
-        let mut text = format!("lab {database} postgres\nlab {database} monitor\n");
+        let mut text =
+            format!("lab {database} postgres\nlab {database} monitor\nlab {own} vianet\n");
         if *database != own {
             text += &format!("lab {own} monitor\n");
         }

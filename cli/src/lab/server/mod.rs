@@ -11,7 +11,6 @@ mod sqlite;
 
 use crate::control::reach;
 use crate::failure::{Doing, Outcome};
-use vianet_node::pg::scram::{self, Verifier};
 use rusqlite::{Connection, InterruptHandle};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -21,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+use vianet_node::pg::scram::{self, Verifier};
 
 /// The role, and the database that it owns.
 pub const ROLE: &str = "app";

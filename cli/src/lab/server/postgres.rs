@@ -7,8 +7,6 @@ mod rows;
 
 use super::sqlite::{self, Access};
 use super::{PASSWORD, ROLE, Serving, Session, split};
-use vianet_node::pg::scram::ServerLogin;
-use vianet_node::pg::wire::{self, Body, Outbox, Startup, put_text};
 use rows::{SqlError, TEXT, put_columns, put_error, put_row, rows};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
@@ -16,6 +14,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpStream;
 use std::time::Duration;
+use vianet_node::pg::scram::ServerLogin;
+use vianet_node::pg::wire::{self, Body, Outbox, Startup, put_text};
 
 /// A login takes at most this long.
 const LOGIN: Duration = Duration::from_secs(30);

@@ -1,12 +1,12 @@
 //! The server over real sockets, both protocols.
 
 use super::*;
-use vianet_node::pg::client::{Client, Error};
-use vianet_node::pg::wire::{self, Outbox, put_text};
 use serde_json::{Value, json};
 use std::io::Read;
 use std::process::Command;
 use std::time::Instant;
+use vianet_node::pg::client::{Client, Error};
+use vianet_node::pg::wire::{self, Outbox, put_text};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -1,7 +1,7 @@
 //! From a connect request to a session: the SQL server is connected first, then the client is accepted; and a broken
 //! channel is carried on by its client's next one.
 
-use super::super::session::Session;
+use super::super::session::{Session, Ticketing};
 use super::super::upstream;
 use super::{BELL, CONNECT_LIMIT, Looper, Slot, UPSTREAM, WIRE};
 use crate::clock;
@@ -93,6 +93,8 @@ impl Looper {
             return;
         };
         let peer = incoming.peer();
+        let ticketing = (self.shared.lookups[index].as_ref())
+            .map(|lookup| Ticketing::new(&self.shared.tickets, lookup, incoming.nonce()));
         let accepted = self.new_accept(generation).and_then(|accept| {
             let channel = incoming.accept(accept, None)?;
             self.watch_channel(id, &channel)?;
@@ -137,6 +139,7 @@ impl Looper {
             peer,
             Arc::clone(&self.shared.node),
             self.shared.resume,
+            ticketing,
         );
         self.slots.insert(id, Slot::Open(Box::new(session)));
         self.ready.insert(id);

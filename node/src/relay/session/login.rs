@@ -20,7 +20,11 @@ impl Session {
             None => moved + self.move_in(now)? + self.move_out(now)?,
             Some(login) if login.guessing() => moved + self.move_out(now)?,
             Some(login) if login.challenged() => {
-                moved + self.move_in(now)? + self.login_from_upstream(now)
+                let inward = match self.is_watching() {
+                    true => self.watch_client(now)?,
+                    false => self.move_in(now)?,
+                };
+                moved + inward + self.login_from_upstream(now)
             }
             Some(_) => moved + self.login_from_upstream(now),
         })
@@ -83,7 +87,17 @@ impl Session {
                     self.login_unwatched = true;
                 }
                 Client::Recognised => self.recognised(),
-                Client::Started => {}
+                Client::Ticket(n) => {
+                    let packet = self.login_in.drain(..n).collect();
+                    if let Err(why) = self.ticket_came(packet) {
+                        return Ok(moved + self.refuse_ticket(now, why));
+                    }
+                }
+                Client::Started => {
+                    if let Err(why) = self.startup_came(now) {
+                        return Ok(moved + self.refuse_ticket(now, why));
+                    }
+                }
                 Client::Refuse(why) => return Ok(moved + self.refuse(now, why)),
             }
         }
@@ -102,24 +116,13 @@ impl Session {
         }
     }
 
-    fn flush_login_in(&mut self, now: Duration) -> usize {
+    pub(super) fn flush_login_in(&mut self, now: Duration) -> usize {
         let decided = self.login_unwatched
             || (self.login.as_ref()).is_some_and(|l| l.started() || l.guessing());
-        let mut moved = 0;
-        while decided && self.up_out && !self.login_in.is_empty() && self.may_serve() {
-            match rustix::io::write(&self.upstream, &self.login_in) {
-                Ok(n) => {
-                    if let Some(login) = &mut self.login {
-                        login.passed(&self.login_in[..n]);
-                    }
-                    self.login_in.drain(..n);
-                    moved += n;
-                }
-                Err(Errno::AGAIN) => self.up_out = false,
-                Err(Errno::INTR) => {}
-                Err(_) => self.hold(now, true),
-            }
-        }
+        let moved = match decided {
+            true => self.flush_rest(now),
+            false => 0,
+        };
         self.served
             .bytes_in
             .fetch_add(moved as u64, Ordering::Relaxed);
@@ -137,6 +140,12 @@ impl Session {
                 Err(_) => self.hold(now, true),
             }
         }
+        if self.is_redeeming() {
+            return match self.redeem_turn(now) {
+                Ok(moved) => moved,
+                Err(why) => self.refuse_ticket(now, why),
+            };
+        }
         let room = self
             .channel
             .tx
@@ -146,14 +155,15 @@ impl Session {
         let Some(login) = &mut self.login else {
             return 0;
         };
-        let pass = match login.server(&self.login_held[..room]) {
-            ServerWord::Pass(n) => n,
+        let (pass, proven) = match login.server(&self.login_held[..room]) {
+            ServerWord::Pass(n) => (n, false),
             ServerWord::Proven => {
                 self.login = None;
-                room
+                (room, true)
             }
             ServerWord::Refuse(why) => return self.refuse(now, why),
         };
+        self.watch_server(now, pass, proven);
         self.pass_held(pass)
     }
 
@@ -174,9 +184,6 @@ impl Session {
 
     /// Tells the client why, and drops the SQL server.
     fn refuse(&mut self, now: Duration, why: &'static str) -> usize {
-        let text = pg_login::refusal(why, &self.node);
-        let pushed = self.channel.tx.push(&text).unwrap_or(0);
-        self.channel.tx.finish();
         tracing::error!(
             event = "login-refused",
             server = self.served.name,
@@ -184,11 +191,20 @@ impl Session {
             why,
             "the client was told; see docs/operations.md, access rules"
         );
+        let text = pg_login::refusal(why, &self.node);
+        self.end_login(now, &text, "login-refused")
+    }
+
+    /// The client's last word of a login that comes to nothing; the SQL server is dropped.
+    pub(super) fn end_login(&mut self, now: Duration, text: &[u8], why: &'static str) -> usize {
+        let pushed = self.channel.tx.push(text).unwrap_or(0);
+        self.channel.tx.finish();
         self.login = None;
+        self.ticketing = None;
         self.login_held = Vec::new();
         self.login_in = Vec::new();
         self.upstream_gone = true;
-        self.draining = Some((now + LAST_BYTES, "login-refused"));
+        self.draining = Some((now + LAST_BYTES, why));
         let _ = rustix::net::shutdown(&self.upstream, Shutdown::Both);
         pushed.max(1)
     }

@@ -143,7 +143,8 @@ fn reasons_stay() {
 
     // The password was changed between the two.
     case.begin(None);
-    case.desk.looked_up(NOW, 7, Ok(verifier(&ServerVerifier::new("secret"))));
+    case.desk
+        .looked_up(NOW, 7, Ok(verifier(&ServerVerifier::new("secret"))));
     case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
     assert_eq!(case.ask(), Given::Not(Why::Mismatch));
 }

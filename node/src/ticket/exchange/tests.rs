@@ -109,12 +109,10 @@ fn strangers_get_and_give_nothing() {
     assert_eq!(a.hear(1000, b.addr, &own), None);
     // A forged answer leaves the request open for the true one.
     let mut thief = Node::new(1, 8);
-    let lie = thief.exchange.asked_by_peer(
-        Duration::from_secs(1),
-        &ask,
-        &mut thief.epochs,
-        &[3; 64],
-    );
+    let lie =
+        thief
+            .exchange
+            .asked_by_peer(Duration::from_secs(1), &ask, &mut thief.epochs, &[3; 64]);
     assert_eq!(lie, None);
     let given = a.hear(1000, b.addr, &ask).unwrap();
     for at in 0..given.len() {
@@ -131,7 +129,9 @@ fn strangers_get_and_give_nothing() {
 fn a_flood_of_requests_is_not_answered() {
     let (mut a, mut b) = nodes();
     let asks: Vec<_> = (0..20).map(|n| b.ask(1000 + n)).collect();
-    let answered = asks.iter().filter(|ask| a.hear(1000, b.addr, ask).is_some());
+    let answered = asks
+        .iter()
+        .filter(|ask| a.hear(1000, b.addr, ask).is_some());
     assert_eq!(answered.count() as u32, MOST_ANSWERS);
 }
 
@@ -139,7 +139,8 @@ fn a_flood_of_requests_is_not_answered() {
 fn all_keys_of_a_long_life_fit() {
     let (mut a, mut b) = nodes();
     for n in 100..200 {
-        a.epochs.add(Duration::ZERO, EpochKey::new(n, [n as u8; 32]));
+        a.epochs
+            .add(Duration::ZERO, EpochKey::new(n, [n as u8; 32]));
     }
     let ask = b.ask(1000);
     let given = a.hear(1000, b.addr, &ask).expect("it fits a datagram");

@@ -112,7 +112,10 @@ fn refusals() {
     assert_eq!(refused(&case, &truncated, &here), Some(Why::Malformed));
 
     // Sealed by a key that this node does not have; changed; for another server name.
-    case.tickets.epochs.lock().tick(Duration::from_secs(1 << 30));
+    case.tickets
+        .epochs
+        .lock()
+        .tick(Duration::from_secs(1 << 30));
     assert_eq!(refused(&case, &good, &here), Some(Why::Sealed));
     let case = Case::new();
     let good = case.held().redemption(&here, STARTUP);
@@ -137,7 +140,9 @@ fn refusals() {
     assert_eq!(refused(&case, &swapped, &here), Some(Why::Signature));
 
     // Another role, database or parameter.
-    let other = case.held().redemption(&here, b"user postgres, database app");
+    let other = case
+        .held()
+        .redemption(&here, b"user postgres, database app");
     assert_eq!(refused(&case, &other, &here), Some(Why::Startup));
 
     let late = case.claim_with(&good, &here, "sales", false, NOW + 1);

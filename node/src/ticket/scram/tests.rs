@@ -19,7 +19,10 @@ fn keys() -> Keys {
 #[test]
 fn the_known_exchange_gives_the_keys() {
     let keys = keys();
-    assert_eq!(Hash::hash(&keys.client), Verifier::parse(VERIFIER).unwrap().stored);
+    assert_eq!(
+        Hash::hash(&keys.client),
+        Verifier::parse(VERIFIER).unwrap().stored
+    );
     let auth = format!(
         "{},{CHALLENGE},{}",
         &FIRST[3..],

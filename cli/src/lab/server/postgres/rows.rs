@@ -1,10 +1,10 @@
 //! Statements that SQLite runs, and their rows and errors as messages.
 
 use crate::lab::server::sqlite;
-use vianet_node::pg::wire::{Outbox, put_text};
 use rusqlite::Connection;
 use std::io;
 use std::net::TcpStream;
+use vianet_node::pg::wire::{Outbox, put_text};
 
 /// Rows are sent when so many bytes wait.
 const FLUSH: usize = 64 << 10;

@@ -1,0 +1,235 @@
+//! Login tickets with a real PostgreSQL: a client logs in through one node by its password, and through the other one without
+//! it; and each refusal.
+//!
+//! Skipped, with a line that says so, where PostgreSQL or its server headers are not installed.
+
+#[path = "pg_tickets/client.rs"]
+mod client;
+#[path = "pg_ext/mod.rs"]
+mod pg_ext;
+#[path = "pg_lab/mod.rs"]
+mod pg_lab;
+
+use client::{A, B, Session};
+use pg_lab::{Lab, text};
+use std::process::Command;
+use std::sync::Arc;
+use vianet::resolve::ticket::{Given, Held, Key, Why};
+use vianet::via::Transport;
+use vianet_node::pg::client::Error;
+
+/// A lab whose servers have the extension, and what they run from.
+fn lab(engine: &str, subnet: u8) -> Option<(Lab, pg_ext::Installation)> {
+    let installation = pg_ext::Installation::make()?;
+    let bin = installation.bin.to_str().unwrap();
+    let lab = Lab::up_with(engine, subnet, &["--pg-bin", bin])?;
+    lab.wait_until_active("node-a");
+    Some((lab, installation))
+}
+
+/// psql as the superuser, over the socket of the server in `dir`.
+fn superuser(lab: &Lab, dir: &str, sql: &str) {
+    let meta = std::fs::read_to_string(lab.dir().join("lab.json")).unwrap();
+    let meta: serde_json::Value = serde_json::from_str(&meta).unwrap();
+    let mut psql = match meta["database_user"].as_str() {
+        Some(user) => {
+            let mut psql = Command::new("setpriv");
+            psql.args(["--reuid", user, "--clear-groups", "psql"]);
+            psql
+        }
+        None => Command::new("psql"),
+    };
+    psql.args(["-h", lab.dir().join(dir).join("socket").to_str().unwrap()])
+        .args(["-p", "7432", "-U", "postgres", "-d", "app", "-X", "-q"])
+        .args(["-v", "ON_ERROR_STOP=1", "-c", sql])
+        .current_dir("/");
+    let out = psql.output().unwrap();
+    assert!(out.status.success(), "{sql}: {}", text(&out));
+}
+
+/// Why a redemption came to nothing.
+fn refused(result: Result<Session, Error>) -> (String, String) {
+    match result {
+        Ok(_) => panic!("it was let in"),
+        Err(Error::Sql(state, text)) => (state, text),
+        Err(Error::Io(e)) => panic!("{e}"),
+    }
+}
+
+#[track_caller]
+fn refused_for(why: Why, result: Result<Session, Error>) {
+    let (state, said) = refused(result);
+    assert_eq!(state, "28000", "{said}");
+    assert!(said.contains(why.text()), "{said}");
+}
+
+#[test]
+fn a_session_logs_in_at_the_second_node_without_the_password() {
+    let Some((lab, _installation)) = lab("postgres", 140) else {
+        return;
+    };
+    let mut sessions = Vec::new();
+    for transport in [Transport::Tcp, Transport::Shm] {
+        let mut session = Session::log_in(&lab, A, transport, "app");
+        let held = session.ticket(&lab);
+        assert_eq!(session.value("select current_user"), "app");
+        sessions.push((transport, session, held));
+    }
+    lab.good(&["kill", "node-a"]);
+    lab.wait_until_active("node-b");
+    let mut moved = Vec::new();
+    for (transport, _, held) in &sessions {
+        let result = Session::redeem(&lab, B, *transport, held);
+        let mut session = result.unwrap_or_else(|e| panic!("{e}: {}", lab.logs()));
+        assert_eq!(session.value("select current_user"), "app");
+        assert_eq!(session.value("select pg_is_in_recovery()"), "f");
+        session.pg.query("create temp table t (id int)").unwrap();
+        // Once in a generation.
+        refused_for(Why::Redeemed, Session::redeem(&lab, B, *transport, held));
+        // There is no other node that could redeem the next one.
+        assert_eq!(session.given(&lab), Given::Not(Why::NoPeer));
+        moved.push((*transport, session));
+    }
+    // And back, by tickets that the logins by ticket have earned.
+    lab.good(&["start", "node-a"]);
+    let tickets: Vec<_> = moved.iter().map(|(t, s)| (*t, s.ticket(&lab))).collect();
+    lab.good(&["kill", "node-b"]);
+    lab.wait_until_active("node-a");
+    for (transport, held) in &tickets {
+        let result = Session::redeem(&lab, A, *transport, held);
+        let mut session = result.unwrap_or_else(|e| panic!("{e}: {}", lab.logs()));
+        assert_eq!(session.value("select session_user"), "app");
+    }
+}
+
+#[test]
+fn tickets_are_refused_for_everything_but_what_they_are_for() {
+    let Some((lab, _installation)) = lab("postgres-shared", 141) else {
+        return;
+    };
+    let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+    let held = session.ticket(&lab);
+
+    // Not at the node that gave it while its channel is open, nor by somebody who has only the ticket.
+    let at_home = Session::redeem(&lab, A, Transport::Tcp, &held);
+    refused_for(Why::Generation, at_home);
+    let thief = Key::generate().unwrap();
+    let asked = client::given(&lab, A, session.accept.channel_id, &thief, |_| true);
+    assert_eq!(asked, Given::Not(Why::NotOwner));
+
+    lab.good(&["kill", "node-a"]);
+    lab.wait_until_active("node-b");
+    let stolen = Held::new(Arc::new(thief), held.ticket().to_vec());
+    refused_for(
+        Why::Signature,
+        Session::redeem(&lab, B, Transport::Tcp, &stolen),
+    );
+    let changed = |at: usize| {
+        let mut ticket = held.ticket().to_vec();
+        ticket[at] ^= 1;
+        Held::new(Arc::clone(&session.key), ticket)
+    };
+    for at in [0, 8, 40, held.ticket().len() - 1] {
+        let result = Session::redeem(&lab, B, Transport::Tcp, &changed(at));
+        refused_for(Why::Sealed, result);
+    }
+    let short = Held::new(Arc::clone(&session.key), vec![1, 2, 3]);
+    refused_for(
+        Why::Malformed,
+        Session::redeem(&lab, B, Transport::Tcp, &short),
+    );
+    for (user, database) in [("postgres", "app"), ("app", "postgres"), ("app", "")] {
+        let result = Session::redeem_as(&lab, B, Transport::Tcp, &held, user, database);
+        refused_for(Why::Startup, result);
+    }
+
+    // What the server refuses, by its own words; none of it uses the ticket up.
+    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    shared("alter role app nologin");
+    let (state, said) = refused(Session::redeem(&lab, B, Transport::Tcp, &held));
+    assert_eq!(
+        (&state[..], said.contains("not permitted")),
+        ("28000", true),
+        "{said}"
+    );
+    shared("alter role app login connection limit 0");
+    let (state, _) = refused(Session::redeem(&lab, B, Transport::Tcp, &held));
+    assert_eq!(state, "53300");
+    shared("alter role app connection limit -1; revoke connect on database app from public, app");
+    let (state, _) = refused(Session::redeem(&lab, B, Transport::Tcp, &held));
+    assert_eq!(state, "42501");
+    shared("grant connect on database app to app");
+    let mut good = Session::redeem(&lab, B, Transport::Tcp, &held).unwrap();
+    assert_eq!(good.value("select current_user"), "app");
+    let used = Session::redeem(&lab, B, Transport::Tcp, &held);
+    refused_for(Why::Redeemed, used);
+
+    // The same password, set again, is another one.
+    lab.good(&["start", "node-a"]);
+    let held = good.ticket(&lab);
+    shared("alter role app password 'app'");
+    lab.good(&["kill", "node-b"]);
+    lab.wait_until_active("node-a");
+    let (state, _) = refused(Session::redeem(&lab, A, Transport::Tcp, &held));
+    assert_eq!(state, "28P01");
+}
+
+#[test]
+fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
+    let Some((lab, _installation)) = lab("postgres-shared", 142) else {
+        return;
+    };
+    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    let why = |why| {
+        let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+        assert_eq!(session.given(&lab), Given::Not(why), "{}", lab.logs());
+    };
+    // A password in clear is neither kept nor looked at.
+    let hba = lab.dir().join("shared/pg/pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    std::fs::write(&hba, rules.replace("32  scram-sha-256", "32  password")).unwrap();
+    shared("select pg_reload_conf()");
+    let given = client::given_to_a_login_in_clear(&lab, A);
+    assert_eq!(given, Given::Not(Why::Method), "{}", lab.logs());
+    std::fs::write(&hba, &rules).unwrap();
+    shared("select pg_reload_conf()");
+    // Until that is read.
+    let end = std::time::Instant::now() + pg_lab::LIMIT;
+    while client::asks_in_clear(&lab, A) {
+        assert!(std::time::Instant::now() < end);
+    }
+
+    // Who could change everything gets no ticket.
+    shared("alter role app superuser");
+    why(Why::NoVerifier);
+    shared("alter role app nosuperuser");
+
+    shared("revoke execute on function vianet.scram_verifier(text) from vianet");
+    why(Why::Lookup);
+    assert!(
+        lab.logs()
+            .contains("permission denied for function scram_verifier")
+    );
+    shared("grant execute on function vianet.scram_verifier(text) to vianet");
+    // It is tried again, though not at once.
+    let end = std::time::Instant::now() + pg_lab::LIMIT;
+    loop {
+        let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+        match session.given(&lab) {
+            Given::Ticket { .. } | Given::Not(Why::NoPeer) => break,
+            Given::Not(why) => assert_eq!(why, Why::Lookup),
+        }
+        assert!(std::time::Instant::now() < end);
+    }
+}
+
+#[test]
+fn without_configuration_there_are_none() {
+    let dir = Lab::up("embedded", 143);
+    let Some(lab) = dir else { return };
+    lab.wait_until_active("node-a");
+    let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+    assert_eq!(session.given(&lab), Given::Not(Why::Off));
+    let held = Held::new(Arc::clone(&session.key), vec![1; 216]);
+    refused_for(Why::Off, Session::redeem(&lab, A, Transport::Tcp, &held));
+}
