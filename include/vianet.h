@@ -214,6 +214,8 @@ struct vianet_info {
     uint32_t movable;
     // Why not, "" if it could
     char why_not_movable[64];
+    // Why its session could not log in on another server without the password, "" if it could or if it is not followed
+    char why_no_ticket[32];
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

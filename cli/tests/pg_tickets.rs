@@ -12,11 +12,12 @@ mod pg_lab;
 
 use client::{A, B, Session};
 use pg_lab::{Lab, text};
+use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
 use vianet::resolve::ticket::{Given, Held, Key, Why};
 use vianet::via::Transport;
-use vianet_node::pg::client::Error;
+use vianet_node::pg::client::{Client, Error};
 
 /// A lab whose servers have the extension, and what they run from.
 fn lab(engine: &str, subnet: u8) -> Option<(Lab, pg_ext::Installation)> {
@@ -221,6 +222,101 @@ fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
         }
         assert!(std::time::Instant::now() < end);
     }
+}
+
+/// A connection of the library's, as an application has it.
+struct Application(i32);
+
+impl Application {
+    fn connect(lab: &Lab) -> Self {
+        let options = vianet::conn::Options {
+            config: Some(lab.dir().join("client.toml")),
+            ..Default::default()
+        };
+        let fd = vianet::conn::connect("sales.lab", &options);
+        Self(fd.unwrap_or_else(|e| panic!("{e}: {}", lab.logs())))
+    }
+
+    fn login(fd: i32) -> Option<Why> {
+        vianet::conn::find(fd).unwrap().info().why_no_ticket
+    }
+}
+
+impl Read for Application {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let conn = vianet::conn::find(self.0).map_err(std::io::Error::other)?;
+        conn.recv(buffer, 0).map_err(std::io::Error::other)
+    }
+}
+
+impl Write for Application {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let conn = vianet::conn::find(self.0).map_err(std::io::Error::other)?;
+        let bytes = [std::io::IoSlice::new(bytes)];
+        conn.send(&bytes, 0).map_err(std::io::Error::other)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn the_library_says_whether_a_session_could_log_in_elsewhere() {
+    let Some((lab, _installation)) = lab("postgres-shared", 144) else {
+        return;
+    };
+    let wait_for = |fd: i32, why: Option<Why>| {
+        let end = std::time::Instant::now() + pg_lab::LIMIT;
+        while Application::login(fd) != why {
+            assert!(
+                std::time::Instant::now() < end,
+                "{:?}",
+                Application::login(fd)
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    // Not followed: nothing is said of it.
+    let plain = Application::connect(&lab);
+    let fd = plain.0;
+    let session = Client::log_in(plain, "app", "app", "app").unwrap();
+    assert_eq!(Application::login(fd), None);
+    drop(session);
+
+    let config = lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let follow = "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n";
+    std::fs::write(&config, format!("{text}{follow}")).unwrap();
+    let application = Application::connect(&lab);
+    let fd = application.0;
+    assert_eq!(
+        Application::login(fd),
+        Some(Why::Pending),
+        "before the login"
+    );
+    let mut session = Client::log_in(application, "app", "app", "app").unwrap();
+    wait_for(fd, None);
+    // It is not taken back when the other node goes; it is not given then either.
+    lab.good(&["kill", "node-b"]);
+    session.query("select 1").unwrap();
+    assert_eq!(Application::login(fd), None);
+    // For a while the node gives tickets: it does not know yet that the other one is gone.
+    let end = std::time::Instant::now() + pg_lab::LIMIT;
+    let (later_fd, _later) = loop {
+        let later = Application::connect(&lab);
+        let fd = later.0;
+        let session = Client::log_in(later, "app", "app", "app").unwrap();
+        while Application::login(fd) == Some(Why::Pending) {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        if Application::login(fd) == Some(Why::NoPeer) {
+            break (fd, session);
+        }
+        assert!(std::time::Instant::now() < end);
+    };
+    lab.good(&["start", "node-b"]);
+    wait_for(later_fd, None);
 }
 
 #[test]

@@ -289,6 +289,7 @@ impl From<&conn::Info> for vianet_info {
             error: info.error,
             movable: info.why_not_movable.is_none().into(),
             why_not_movable: [0; 64],
+            why_no_ticket: [0; 32],
         };
         copy_text(&mut out.why_not_better, &info.why_not_better);
         copy_text(&mut out.name, &info.name);
@@ -296,6 +297,10 @@ impl From<&conn::Info> for vianet_info {
         copy_text(
             &mut out.why_not_movable,
             info.why_not_movable.unwrap_or_default(),
+        );
+        copy_text(
+            &mut out.why_no_ticket,
+            info.why_no_ticket.map_or("", |why| why.name()),
         );
         out
     }

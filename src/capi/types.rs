@@ -155,6 +155,8 @@ pub struct vianet_info {
     pub movable: u32,
     /// Why not, "" if it could
     pub why_not_movable: [c_char; 64],
+    /// Why its session could not log in on another server without the password, "" if it could or if it is not followed
+    pub why_no_ticket: [c_char; 32],
 }
 
 /// What the event callback hears.

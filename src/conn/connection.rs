@@ -3,6 +3,7 @@
 
 mod bypass;
 mod calls;
+mod login;
 mod numbers;
 mod quiet;
 mod session;
@@ -61,6 +62,8 @@ pub struct Conn {
     pub slow: Lock<Slow>,
     /// The session above the bytes.
     pub followed: Followed,
+    /// Whether it could log in elsewhere.
+    pub login: login::Login,
     /// Device and inode of the application's end.
     pub inode: (u64, u64),
     /// Whether a receiver looks for bytes before it asks its descriptor how long it may wait.
@@ -130,6 +133,7 @@ impl Conn {
             numbers: Lock::new(Vec::new()),
             slow: Lock::new(Slow::default()),
             followed: Followed::new(session.unwrap_or_default()),
+            login: login::Login::default(),
             inode: parts.inode,
             look_first: Habit::default(),
             rx: UnsafeCell::new(Receiving::default()),
@@ -237,6 +241,10 @@ impl Conn {
             bytes_received: words.received.load(Ordering::Acquire),
             error: words.error.load(Ordering::Acquire),
             why_not_movable,
+            why_no_ticket: match self.followed.is_on() {
+                true => self.login(),
+                false => None,
+            },
         }
     }
 }

@@ -6,6 +6,7 @@ mod adoption;
 mod attempt;
 mod ending;
 mod moving;
+mod ticket;
 mod wire;
 
 pub use ending::give_up;
@@ -78,6 +79,8 @@ pub struct Driver {
     /// carried on within the machine's deadline, and the time begins anew.
     linger: Option<Duration>,
     far_watched: bool,
+    /// What another login takes.
+    tickets: ticket::Tickets,
     /// The channel that comes is another stream: the session was restored on another server.
     restored: Option<()>,
     /// `current` is not known to the calls yet: a thread was inside. Whether it carries the stream that they know.
@@ -124,6 +127,7 @@ impl Driver {
             failed_at: None,
             linger: None,
             far_watched: false,
+            tickets: ticket::Tickets::default(),
             restored: None,
             unused: None,
             level_owed: None,
@@ -201,6 +205,7 @@ impl Driver {
         if self.ended || !self.owned() {
             return;
         }
+        self.see_to_ticket(todo.now);
         if self.linger.is_some() && self.machine.state() == State::Established {
             return self.linger_on(todo);
         }
@@ -226,7 +231,8 @@ impl Driver {
             || self.reads_owed
             || self.back_owed;
         let owed = owed.then(|| super::now() + OWED_TICK);
-        [machine, ending, owed].into_iter().flatten().min()
+        let ticket = self.ticket_due();
+        [machine, ending, owed, ticket].into_iter().flatten().min()
     }
 
     fn event(&mut self, todo: &mut Todo<'_>, event: Event) {

@@ -32,6 +32,7 @@ use crate::config::Client;
 use crate::error::{Error, Kind, Result};
 use crate::resolve::identity::PublicKey;
 use crate::resolve::name::ServerName;
+use crate::resolve::ticket::Why;
 use crate::resolve::{Answer, Generation};
 use crate::via::Transport;
 use connection::{Conn, Here, Parts};
@@ -126,6 +127,9 @@ pub struct Info {
     pub error: i32,
     /// Why the open stream could not move to another server now; `None`: it could.
     pub why_not_movable: Option<&'static str>,
+    /// Why a session whose protocol is followed could not log in on another server without the password; `None`: it could,
+    /// or nothing is followed.
+    pub why_no_ticket: Option<Why>,
 }
 
 /// The answer to [`resolve`].

@@ -43,6 +43,26 @@ impl Followed {
         self.state.raw()
     }
 
+    /// Whether anything is followed.
+    pub fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
+    /// Whether the application has logged in; `None`: the stream is none in which one does.
+    pub fn has_logged_in(&self) -> Option<bool> {
+        if !self.is_on() {
+            return None;
+        }
+        let Some(state) = self.state.try_lock() else {
+            return Some(false);
+        };
+        match state.observer.standing() {
+            Standing::Blind | Standing::Over => None,
+            Standing::Login => Some(false),
+            _ => Some(true),
+        }
+    }
+
     /// Why the session would not move; `None`: its protocol is not known, and the stream is one of bytes.
     pub fn reason(&self, channel: Option<&Channel>) -> Option<Reason> {
         if !self.on.load(Ordering::Relaxed) {

@@ -1,6 +1,7 @@
 //! A connection that stands already, taken over after a fork: the machine is led to where it is.
 
 use super::*;
+use crate::resolve::ticket::Why;
 
 impl Driver {
     /// Takes over a connection that stands: the machine is led to where it is.
@@ -17,6 +18,8 @@ impl Driver {
             self.over = true;
             return;
         };
+        // The key to its ticket stays with the process that made the channel.
+        self.conn.set_login(Some(Why::NotOwner));
         let (node, generation) = (channel.accept.node.clone(), channel.accept.generation);
         let mut story = vec![
             Event::Start,

@@ -1,6 +1,7 @@
 //! Channels that come: connects and resumptions under way, and the one that is put to use.
 
 use super::*;
+use crate::resolve::ticket::Why;
 
 pub(super) struct Attempt {
     connecting: Box<dyn Connecting>,
@@ -135,6 +136,10 @@ impl Driver {
         let Some(answer) = self.machine.answer().cloned() else {
             return;
         };
+        let nonce = match purpose {
+            Purpose::Connect => self.new_ticket_key(endpoint.transport),
+            _ => None,
+        };
         let conn = &self.conn;
         let (kind, resume) = match purpose {
             Purpose::Connect => (Kind::Connect, None),
@@ -156,7 +161,7 @@ impl Driver {
             ring_bytes: conn.config.ring_bytes,
             bell: conn.bell.lock().clone(),
             resume,
-            nonce: None,
+            nonce,
         };
         let begun = match transports::provider(endpoint.transport) {
             Ok(provider) => provider.connect(request),
@@ -307,12 +312,19 @@ impl Driver {
         };
         // A channel that broke meanwhile is carried on instead.
         let stands = self.machine.state() == State::Established;
+        if !same_stream {
+            // Before anybody can look at the new one.
+            self.conn.set_login(Some(Why::Pending));
+        }
         if !stands || !self.conn.install(fresh, same_stream) {
             return;
         }
         let transport = fresh.wire.transport();
         self.unused = None;
         self.level_owed = None;
+        if !same_stream {
+            self.own_ticket(todo.now);
+        }
         todo.probes.add(
             self.conn.id,
             &self.conn,

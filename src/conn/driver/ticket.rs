@@ -1,0 +1,225 @@
+//! The ticket by which the session could log in on another server: asked for once the application has logged in, renewed
+//! while the session lives, kept in memory only ([`crate::resolve::ticket`]).
+
+use super::*;
+use crate::conn::asker::Target;
+use crate::resolve::identity::random_bytes;
+use crate::resolve::ticket::{Ask, Given, Held, Key, Place, Why};
+use crate::via::Accept;
+
+/// How often it is looked whether the application has logged in.
+const LOGIN_LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked whether the node has answered, and how long that may take.
+const LOOK: Duration = Duration::from_millis(10);
+const ANSWER: Duration = Duration::from_millis(250);
+/// So many unanswered questions in a row are no answer.
+const ASKS: u32 = 4;
+/// When to ask again: where the login is not complete yet; where something else may pass.
+const SOON: Duration = Duration::from_millis(100);
+const LATER: Duration = Duration::from_secs(5);
+
+/// See the module's text.
+#[derive(Default)]
+pub(super) struct Tickets {
+    /// The key of the channel that is being connected.
+    coming: Option<Arc<Key>>,
+    /// That of the channel in use.
+    owned: Option<(u64, Arc<Key>)>,
+    /// What can be redeemed, of the channel in use or, until another is, of the one before.
+    held: Option<Held>,
+    /// Until when.
+    good_until: Duration,
+    asked: Option<Asked>,
+    unanswered: u32,
+    due: Option<Duration>,
+}
+
+struct Asked {
+    ask: Ask,
+    to: Target,
+    until: Duration,
+}
+
+impl Driver {
+    /// The nonce of a connect that makes a channel: where its session could move, it commits to a key.
+    pub(super) fn new_ticket_key(&mut self, transport: Transport) -> Option<[u8; 16]> {
+        let wanted = self.conn.pinned.is_some()
+            && transport != Transport::Plain
+            && self.conn.followed.is_on();
+        self.tickets.coming = match wanted {
+            true => Key::generate().ok().map(Arc::new),
+            false => None,
+        };
+        self.tickets.coming.as_ref().map(|key| key.commitment())
+    }
+
+    /// The calls have the channel: from now on its ticket counts.
+    pub(super) fn own_ticket(&mut self, now: Duration) {
+        let key = self.tickets.coming.take();
+        let channel = self.current.as_ref().map(|c| c.accept.channel_id);
+        let owned = channel.zip(key);
+        let why = match (&owned, self.conn.pinned) {
+            (Some(_), _) => Why::Pending,
+            (None, None) => Why::Unpinned,
+            (None, Some(_)) => Why::Off,
+        };
+        self.tickets = Tickets {
+            due: owned.is_some().then_some(now),
+            owned,
+            ..Tickets::default()
+        };
+        self.conn.set_login(Some(why));
+    }
+
+    /// What to send first on a new channel in the place of `startup`, the very packet by which the session logged in: the
+    /// node then answers as a server that trusts the client, or with an ErrorResponse. No answer of the application's is
+    /// needed, and what follows may be sent at once.
+    ///
+    /// # Errors
+    /// Why there is no ticket: the second server has to be asked as any client asks.
+    #[expect(dead_code, reason = "for what moves sessions")]
+    pub(super) fn redemption(
+        &self,
+        now: Duration,
+        accept: &Accept,
+        startup: &[u8],
+    ) -> Result<Vec<u8>, Why> {
+        match &self.tickets.held {
+            Some(_) if now >= self.tickets.good_until => Err(Why::Expired),
+            Some(held) => Ok(held.redemption(&Place::new(accept, &self.conn.name.server), startup)),
+            None => Err(self.conn.login().unwrap_or(Why::Pending)),
+        }
+    }
+
+    /// When [`Driver::see_to_ticket`] wants to be called.
+    pub(super) fn ticket_due(&self) -> Option<Duration> {
+        self.tickets.due.filter(|_| !self.ended)
+    }
+
+    /// What is due.
+    pub(super) fn see_to_ticket(&mut self, now: Duration) {
+        if self.tickets.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.tickets.due = None;
+        let Some((channel, key)) = self.tickets.owned.clone() else {
+            return;
+        };
+        if self.machine.state() != State::Established || self.unused.is_some() {
+            // Whatever becomes of it: the channel in use is asked for when it is in use again.
+            self.tickets.asked = None;
+            self.tickets.due = Some(now + LOGIN_LOOK);
+            return;
+        }
+        if let Some(asked) = &mut self.tickets.asked {
+            let answer = asked.answer(self.conn.pinned.as_ref());
+            if answer.is_none() && now < asked.until {
+                self.tickets.due = Some(now + LOOK);
+                return;
+            }
+            self.tickets.asked = None;
+            match answer {
+                Some(given) => self.has_ticket(now, given, &key),
+                None => self.has_no_answer(now),
+            }
+            return;
+        }
+        match self.conn.followed.has_logged_in() {
+            Some(true) => self.ask_for_ticket(now, channel, &key),
+            Some(false) => self.tickets.due = Some(now + LOGIN_LOOK),
+            // Nothing is followed any more: the stream is none that moves.
+            None => self.conn.set_login(None),
+        }
+    }
+
+    fn ask_for_ticket(&mut self, now: Duration, channel: u64, key: &Key) {
+        let asked = self.machine.answer().and_then(|answer| {
+            let ask = Ask {
+                nonce: random_bytes().ok()?,
+                server: self.conn.name.server.clone(),
+                channel,
+                public: key.public(),
+            };
+            let mut to = Target::open(answer.from?).ok()?;
+            let sent = to.send(&ask.encode(key).ok()?);
+            sent.then_some(Asked {
+                ask,
+                to,
+                until: now + ANSWER,
+            })
+        });
+        match asked {
+            Some(asked) => {
+                self.tickets.asked = Some(asked);
+                self.tickets.due = Some(now + LOOK);
+            }
+            None => self.has_no_answer(now),
+        }
+    }
+
+    fn has_no_answer(&mut self, now: Duration) {
+        self.tickets.unanswered += 1;
+        let again = self.tickets.unanswered < ASKS;
+        self.tickets.due = Some(now + if again { ANSWER } else { LATER });
+        if !again {
+            self.has_none(now, Why::NoAnswer);
+        }
+    }
+
+    fn has_ticket(&mut self, now: Duration, given: Given, key: &Arc<Key>) {
+        self.tickets.unanswered = 0;
+        match given {
+            Given::Ticket { ticket, seconds } => {
+                let seconds = u64::from(seconds);
+                if self.conn.login().is_some() {
+                    crate::log!(
+                        log::Level::Info,
+                        "conn",
+                        "{}: login: a ticket for {seconds} s",
+                        self.conn.name
+                    );
+                }
+                self.tickets.held = Some(Held::new(Arc::clone(key), ticket));
+                self.tickets.good_until = now + Duration::from_secs(seconds);
+                self.tickets.due = Some(now + Duration::from_secs(seconds / 2));
+                self.conn.set_login(None);
+            }
+            Given::Not(why) => {
+                self.tickets.due = why
+                    .may_pass()
+                    .then_some(now + if why == Why::Pending { SOON } else { LATER });
+                self.has_none(now, why);
+            }
+        }
+    }
+
+    /// The ticket that there is stays good until it expires.
+    fn has_none(&mut self, now: Duration, why: Why) {
+        if self.tickets.held.is_some() && now < self.tickets.good_until {
+            return;
+        }
+        if self.conn.login() != Some(why) && why != Why::Pending {
+            crate::log!(
+                log::Level::Info,
+                "conn",
+                "{}: login: no ticket: {why}",
+                self.conn.name
+            );
+        }
+        self.tickets.held = None;
+        self.conn.set_login(Some(why));
+    }
+}
+
+impl Asked {
+    fn answer(&mut self, pinned: Option<&crate::resolve::identity::PublicKey>) -> Option<Given> {
+        let mut given = None;
+        let ask = &self.ask;
+        self.to.receive_any(|datagram, _| {
+            given = given
+                .take()
+                .or_else(|| ask.parse_answer(datagram, pinned?).ok());
+        });
+        given
+    }
+}
