@@ -160,6 +160,24 @@ fn tickets_are_refused_for_everything_but_what_they_are_for() {
     let (state, _) = refused(Session::redeem(&lab, B, Transport::Tcp, &held));
     assert_eq!(state, "42501");
     shared("grant connect on database app to app");
+
+    // A server that asks for another proof, or for none, is not the one that the ticket is for.
+    let hba = lab.dir().join("shared/pg/pg_hba.conf");
+    let rules = std::fs::read_to_string(&hba).unwrap();
+    for method in ["trust", "password"] {
+        let other = rules.replace("32  scram-sha-256", &format!("32  {method}"));
+        std::fs::write(&hba, other).unwrap();
+        shared("select pg_reload_conf()");
+        client::until_asked(&lab, B, method);
+        refused_for(
+            Why::Upstream,
+            Session::redeem(&lab, B, Transport::Tcp, &held),
+        );
+    }
+    std::fs::write(&hba, &rules).unwrap();
+    shared("select pg_reload_conf()");
+    client::until_asked(&lab, B, "scram-sha-256");
+
     let mut good = Session::redeem(&lab, B, Transport::Tcp, &held).unwrap();
     assert_eq!(good.value("select current_user"), "app");
     let used = Session::redeem(&lab, B, Transport::Tcp, &held);
@@ -194,11 +212,7 @@ fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
     assert_eq!(given, Given::Not(Why::Method), "{}", lab.logs());
     std::fs::write(&hba, &rules).unwrap();
     shared("select pg_reload_conf()");
-    // Until that is read.
-    let end = std::time::Instant::now() + pg_lab::LIMIT;
-    while client::asks_in_clear(&lab, A) {
-        assert!(std::time::Instant::now() < end);
-    }
+    client::until_asked(&lab, A, "scram-sha-256");
 
     // Who could change everything gets no ticket.
     shared("alter role app superuser");
@@ -317,6 +331,15 @@ fn the_library_says_whether_a_session_could_log_in_elsewhere() {
     };
     lab.good(&["start", "node-b"]);
     wait_for(later_fd, None);
+
+    // Who pins no key could be asked for his ticket by anybody.
+    let unpinned = text.lines().filter(|l| !l.starts_with("public_key"));
+    let unpinned: Vec<_> = unpinned.collect();
+    std::fs::write(&config, format!("{}\n{follow}", unpinned.join("\n"))).unwrap();
+    let application = Application::connect(&lab);
+    let fd = application.0;
+    let _session = Client::log_in(application, "app", "app", "app").unwrap();
+    wait_for(fd, Some(Why::Unpinned));
 }
 
 #[test]

@@ -241,14 +241,27 @@ pub fn given_to_a_login_in_clear(lab: &Lab, node: u8) -> Given {
     }
 }
 
-/// Whether the server still wants passwords in clear.
-pub fn asks_in_clear(lab: &Lab, node: u8) -> bool {
-    let (mut stream, _) = connect(lab, node, Transport::Tcp, &Key::generate().unwrap());
-    let mut out = Outbox::default();
-    out.sized(|b| b.extend(b"\0\x03\0\0user\0app\0database\0app\0\0"));
-    out.flush(&mut stream).unwrap();
-    let (_, body) = wire::read(&mut stream).unwrap().unwrap();
-    body == 3_u32.to_be_bytes()
+/// Waits until the server asks for that: it reads changed rules when it likes.
+pub fn until_asked(lab: &Lab, node: u8, method: &str) {
+    let wanted: &[u8] = match method {
+        "password" => &[0, 0, 0, 3],
+        "scram-sha-256" => &[0, 0, 0, 10],
+        // The relay's word for a server that asks for nothing.
+        _ => b"SFATAL",
+    };
+    let end = Instant::now() + LIMIT;
+    loop {
+        let (mut stream, _) = connect(lab, node, Transport::Tcp, &Key::generate().unwrap());
+        let mut out = Outbox::default();
+        out.sized(|b| b.extend(b"\0\x03\0\0user\0app\0database\0app\0\0"));
+        out.flush(&mut stream).unwrap();
+        let (_, body) = wire::read(&mut stream).unwrap().unwrap();
+        if body.starts_with(wanted) {
+            return;
+        }
+        assert!(Instant::now() < end, "{body:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Asks for the ticket of a channel until the reason for none is one that `stays`.

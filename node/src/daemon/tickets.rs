@@ -58,21 +58,19 @@ impl Desks {
 
     /// Time passed: a datagram for the other node, now and then.
     pub(super) fn tick(&mut self, now: Now) -> Option<(SocketAddr, Vec<u8>)> {
-        let exchange = self.exchange.as_mut()?;
-        let mut epochs = self.shared.epochs.lock();
         if now.at >= self.look {
             self.look = now.at + LOOK;
-            self.served
-                .iter()
-                .filter_map(|s| s.desk.as_ref())
-                .for_each(|desk| desk.tick(now.at));
-            if epochs.tick(now.at) {
-                match (random_bytes(), random_bytes()) {
-                    (Ok(id), Ok(key)) => {
-                        epochs.add(now.at, EpochKey::new(u64::from_ne_bytes(id), key))
-                    }
-                    _ => warn!(event = "tickets", "no random numbers: no new key"),
+            let desks = self.served.iter().filter_map(|s| s.desk.as_ref());
+            desks.for_each(|desk| desk.tick(now.at));
+        }
+        let exchange = self.exchange.as_mut()?;
+        let mut epochs = self.shared.epochs.lock();
+        if epochs.tick(now.at) {
+            match (random_bytes(), random_bytes()) {
+                (Ok(id), Ok(key)) => {
+                    epochs.add(now.at, EpochKey::new(u64::from_ne_bytes(id), key));
                 }
+                _ => warn!(event = "tickets", "no random numbers: no new key"),
             }
         }
         if !exchange.is_due(now.at) {
@@ -94,7 +92,7 @@ impl Desks {
             let exchange = self.exchange.as_mut()?;
             let mut epochs = self.shared.epochs.lock();
             let random = random_bytes().ok()?;
-            return exchange.receive(now.at, from, datagram, &mut epochs, &random);
+            return exchange.receive((now.at, now.wall_ms), from, datagram, &mut epochs, &random);
         }
         // Before the signature, which takes time to check.
         let key = self.key.as_ref().filter(|_| allow())?;

@@ -165,7 +165,7 @@ impl Outbox {
     }
 
     /// Bytes that wait.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.0.len()
     }
 

@@ -106,7 +106,6 @@ impl Session {
         peer: String,
         node: Arc<str>,
         resume: Duration,
-        ticketing: Option<Ticketing>,
     ) -> Self {
         let login = match served.config.protocol {
             _ if served.config.allow_unauthenticated_upstream => None,
@@ -132,11 +131,17 @@ impl Session {
             login,
             login_in: Vec::new(),
             login_unwatched: false,
-            ticketing,
+            ticketing: None,
             login_held: Vec::new(),
             draining: None,
             upstream_gone: false,
         }
+    }
+
+    /// Its logins are for tickets too.
+    pub(super) fn with_tickets(mut self, ticketing: Option<Ticketing>) -> Self {
+        self.ticketing = ticketing;
+        self
     }
 
     /// Whether an end of file of the SQL server waits for a health check.

@@ -25,6 +25,9 @@ struct Login {
     startup: [u8; 32],
     generation: Generation,
     id: [u8; 16],
+    /// The client has proven who it is. Nobody else hears what was found out about the role: the server hides even whether
+    /// there is such a one.
+    proven: bool,
     state: State,
 }
 
@@ -81,6 +84,7 @@ impl Desk {
             startup: startup_digest(begun.startup),
             generation: begun.generation,
             id: begun.id,
+            proven: false,
             state: match why {
                 Some(why) => State::None(why),
                 None => State::Coming {
@@ -92,10 +96,13 @@ impl Desk {
         self.logins.lock().insert(begun.channel, login);
     }
 
-    /// The login has succeeded, by this exchange.
+    /// The login has succeeded, by this exchange; or by something else, which gives no ticket.
     pub fn proven(&self, now: Duration, channel: u64, proven: Result<Exchange, Why>) {
-        self.change(now, channel, proven, |state, proven| {
-            if let State::Coming { exchange, .. } = state {
+        if let Some(login) = self.logins.lock().get_mut(&channel) {
+            login.proven = true;
+        }
+        self.change(now, channel, proven, |login, proven| {
+            if let State::Coming { exchange, .. } = &mut login.state {
                 *exchange = Some(proven);
             }
         });
@@ -103,8 +110,8 @@ impl Desk {
 
     /// The role's verifier was looked up.
     pub fn looked_up(&self, now: Duration, channel: u64, found: Result<Verifier, Why>) {
-        self.change(now, channel, found, |state, found| {
-            if let State::Coming { verifier, .. } = state {
+        self.change(now, channel, found, |login, found| {
+            if let State::Coming { verifier, .. } = &mut login.state {
                 *verifier = Some(found);
             }
         });
@@ -113,8 +120,9 @@ impl Desk {
     /// The login has succeeded, by a ticket.
     pub fn redeemed(&self, now: Duration, channel: u64, keys: Keys) {
         let until = Some(now + UNASKED);
-        self.change(now, channel, Ok(keys), |state, keys| {
-            *state = State::Known { keys, until };
+        self.change(now, channel, Ok(keys), |login, keys| {
+            login.proven = true;
+            login.state = State::Known { keys, until };
         });
     }
 
@@ -123,7 +131,7 @@ impl Desk {
         now: Duration,
         channel: u64,
         what: Result<T, Why>,
-        apply: impl FnOnce(&mut State, T),
+        apply: impl FnOnce(&mut Login, T),
     ) {
         let mut logins = self.logins.lock();
         let Some(login) = logins.get_mut(&channel) else {
@@ -132,7 +140,7 @@ impl Desk {
         match (what, &login.state) {
             (_, State::None(_)) => {}
             (Err(why), _) => login.state = State::None(why),
-            (Ok(what), _) => apply(&mut login.state, what),
+            (Ok(what), _) => apply(login, what),
         }
         let keys = match &login.state {
             State::Coming {
@@ -181,6 +189,9 @@ impl Desk {
         // That the asker has the key was checked with its signature.
         if Key::commitment_of(&ask.public) != login.commitment {
             return Err(Why::NotOwner);
+        }
+        if !login.proven {
+            return Err(Why::Pending);
         }
         let (keys, until) = match &mut login.state {
             State::Coming { .. } => return Err(Why::Pending),

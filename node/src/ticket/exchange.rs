@@ -22,6 +22,8 @@ use zeroize::{Zeroize, Zeroizing};
 const EVERY: Duration = Duration::from_secs(1);
 /// Requests of the other node that are answered in that time.
 const MOST_ANSWERS: u32 = 8;
+/// A request from further ahead of our clock is not believed.
+const AHEAD_MS: u64 = 3_600_000;
 const CONTEXT: &[u8] = b"vianet ticket keys 1\0";
 
 /// 64 random bytes for one step.
@@ -108,7 +110,7 @@ impl Exchange {
     /// A datagram came; the answer, if any, goes back by the same socket.
     pub fn receive(
         &mut self,
-        now: Duration,
+        (now, wall_ms): (Duration, u64),
         from: SocketAddr,
         datagram: &[u8],
         epochs: &mut Epochs,
@@ -119,7 +121,7 @@ impl Exchange {
             return None;
         }
         match datagram_type(datagram) {
-            Some(TYPE_KEY_ASK) => self.asked_by_peer(now, datagram, epochs, random),
+            Some(TYPE_KEY_ASK) => self.asked_by_peer((now, wall_ms), datagram, epochs, random),
             Some(TYPE_KEYS_GIVEN) => {
                 if let Some(keys) = self.given(datagram) {
                     epochs.learned(now, keys);
@@ -134,7 +136,7 @@ impl Exchange {
 
     fn asked_by_peer(
         &mut self,
-        now: Duration,
+        (now, wall_ms): (Duration, u64),
         datagram: &[u8],
         epochs: &mut Epochs,
         random: &Random,
@@ -147,7 +149,8 @@ impl Exchange {
         }
         self.answers.1 += 1;
         let ask = KeyAsk::parse(datagram, &self.who.key.public()).ok()?;
-        if !self.is_from_peer(&ask.cluster_id, &ask.from, &ask.to) || ask.at_ms <= self.heard_ms {
+        let fresh = self.heard_ms < ask.at_ms && ask.at_ms <= wall_ms.saturating_add(AHEAD_MS);
+        if !self.is_from_peer(&ask.cluster_id, &ask.from, &ask.to) || !fresh {
             return None;
         }
         self.heard_ms = ask.at_ms;

@@ -139,8 +139,8 @@ impl Looper {
             peer,
             Arc::clone(&self.shared.node),
             self.shared.resume,
-            ticketing,
-        );
+        )
+        .with_tickets(ticketing);
         self.slots.insert(id, Slot::Open(Box::new(session)));
         self.ready.insert(id);
     }

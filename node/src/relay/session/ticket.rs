@@ -78,10 +78,11 @@ impl Session {
         if ticketing.packet.is_empty() {
             let role = role(startup);
             desk.begin(&begun(random), role.as_ref().err().copied());
-            let Ok(role) = role else { return Ok(()) };
-            match ticketing.lookup.ask(accept.channel_id, role) {
-                true => ticketing.work = Work::Watch(Watch::default()),
-                false => desk.looked_up(now, accept.channel_id, Err(Why::Lookup)),
+            ticketing.work = Work::Watch(Watch::default());
+            if let Ok(role) = role
+                && !ticketing.lookup.ask(accept.channel_id, role)
+            {
+                desk.looked_up(now, accept.channel_id, Err(Why::Lookup));
             }
             return Ok(());
         }

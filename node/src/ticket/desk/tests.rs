@@ -128,11 +128,14 @@ fn reasons_stay() {
     let server = ServerVerifier::new("secret");
     let case = Case::new();
     case.begin(Some(Why::Replication));
+    assert_eq!(case.ask(), Given::Not(Why::Pending));
     case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
     assert_eq!(case.ask(), Given::Not(Why::Replication));
 
     case.begin(None);
     case.desk.looked_up(NOW, 7, Err(Why::NoVerifier));
+    // Who has not proven that he is that role does not learn whether there is such a one.
+    assert_eq!(case.ask(), Given::Not(Why::Pending));
     case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
     assert_eq!(case.ask(), Given::Not(Why::NoVerifier));
 

@@ -45,7 +45,7 @@ impl Node {
         let random = self.random();
         let now = Duration::from_millis(ms);
         self.exchange
-            .receive(now, from, datagram, &mut self.epochs, &random)
+            .receive((now, ms), from, datagram, &mut self.epochs, &random)
     }
 
     fn seals(&self, ms: u64) -> Option<u64> {
@@ -109,10 +109,12 @@ fn strangers_get_and_give_nothing() {
     assert_eq!(a.hear(1000, b.addr, &own), None);
     // A forged answer leaves the request open for the true one.
     let mut thief = Node::new(1, 8);
-    let lie =
-        thief
-            .exchange
-            .asked_by_peer(Duration::from_secs(1), &ask, &mut thief.epochs, &[3; 64]);
+    let lie = thief.exchange.asked_by_peer(
+        (Duration::from_secs(1), 1000),
+        &ask,
+        &mut thief.epochs,
+        &[3; 64],
+    );
     assert_eq!(lie, None);
     let given = a.hear(1000, b.addr, &ask).unwrap();
     for at in 0..given.len() {
@@ -123,6 +125,17 @@ fn strangers_get_and_give_nothing() {
     }
     b.hear(1001, a.addr, &given);
     assert!(b.epochs.find(1).is_some());
+}
+
+#[test]
+fn a_clock_that_is_hours_ahead_is_not_believed() {
+    let (mut a, mut b) = nodes();
+    let hours = 2 * AHEAD_MS;
+    let early = b.ask(hours);
+    assert_eq!(a.hear(1000, b.addr, &early), None);
+    // It was set right, and the node restarted.
+    let ask = Node::new(2, 7).ask(1001);
+    assert!(a.hear(1001, b.addr, &ask).is_some());
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub fn rows(
             .map(|i| row.get_ref(i).ok().and_then(sqlite::text))
             .collect();
         put_row(out, &values);
-        if out.len() > FLUSH {
+        if out.waiting() > FLUSH {
             out.flush(stream)?;
         }
     }
