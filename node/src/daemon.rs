@@ -351,6 +351,7 @@ impl Daemon {
                 }
                 Word::Lost => {
                     warn!(event = "peer-lost", "the peer does not answer keep-alives");
+                    self.tickets.peer_lost();
                     self.each(now, &Event::PeerLost);
                 }
                 Word::Heard => info!(event = "peer-heard", "the peer answers keep-alives"),

@@ -56,6 +56,11 @@ impl Desks {
         }
     }
 
+    /// The other node is lost.
+    pub(super) fn peer_lost(&self) {
+        self.shared.epochs.lock().lost();
+    }
+
     /// Time passed: a datagram for the other node, now and then.
     pub(super) fn tick(&mut self, now: Now) -> Option<(SocketAddr, Vec<u8>)> {
         if now.at >= self.look {

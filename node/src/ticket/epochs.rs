@@ -56,6 +56,11 @@ impl Epochs {
         self.has = Some((has, now));
     }
 
+    /// The other node is lost, and what it had with it.
+    pub fn lost(&mut self) {
+        self.has = None;
+    }
+
     /// Our keys, for the other node.
     pub fn own(&self) -> impl Iterator<Item = &EpochKey> {
         self.own.iter().map(|epoch| &epoch.key)
@@ -120,6 +125,8 @@ mod tests {
         assert_eq!(epochs.sealing(at(3602)).map(|k| k.id), Some(1));
         epochs.asked(at(3603), 2);
         assert_eq!(epochs.sealing(at(3603)).map(|k| k.id), Some(2));
+        epochs.lost();
+        assert!(epochs.sealing(at(3603)).is_none());
         // It was restarted, or is gone.
         epochs.asked(at(3604), 99);
         assert!(epochs.sealing(at(3604)).is_none());
