@@ -202,6 +202,21 @@ impl Daemon {
             ),
             Some(_) => {}
         }
+        let tickets = self
+            .config
+            .servers
+            .iter()
+            .filter_map(|s| s.tickets.as_ref());
+        for file in tickets.filter_map(|t| t.password_file.as_deref()) {
+            if is_open_to_all(file) {
+                warn!(
+                    event = "key-exposed",
+                    file = %file.display(),
+                    "every user of this machine can read or write the password of the daemon's database role: chmod 600, \
+                     and set another one"
+                );
+            }
+        }
         for unit in &self.units {
             let (seen, own) = unit.machine.generations();
             info!(

@@ -252,3 +252,45 @@ fn a_relayed_client_does_not_come_from_127_0_0_1_by_default() {
     );
     assert_eq!(source(&local), Some([127, 0, 0, 1].into()), "the same");
 }
+
+#[test]
+fn tickets_are_off_and_on_only_where_they_are_safe() {
+    assert_eq!(load(GOOD).unwrap().servers[0].tickets, None);
+    let with = |more: &str| {
+        let table = "[servers.tickets]\nrole = \"vianet\"\ndatabase = \"app\"\n";
+        format!("{GOOD}{table}{more}")
+    };
+    let node = load(&with("password_file = \"secret\"\n")).unwrap();
+    let tickets = node.servers[0].tickets.clone().unwrap();
+    assert_eq!(tickets.lifetime_s, 43_200);
+    let file = tickets.password_file.unwrap();
+    assert!(file.is_absolute() && file.ends_with("secret"), "{file:?}");
+    assert_eq!(load(&node.to_toml()).unwrap(), node);
+
+    let alone = with("").replace(
+        "[[peers]]\nnode = \"node-b\"\nquery = \"127.0.0.12:1434\"\n",
+        "",
+    );
+    let unwatched = "protocol = \"postgres\"\nallow_unauthenticated_upstream = true";
+    let postgres = "protocol = \"postgres\"";
+    for (text, names) in [
+        (with("").replace(postgres, ""), "servers.sales.tickets: "),
+        (
+            with("").replace(postgres, unwatched),
+            "allow_unauthenticated_upstream",
+        ),
+        (
+            alone.replace("key_file = \"cluster.key\"\n", ""),
+            "key_file is missing",
+        ),
+        (with("").replace("\"vianet\"", "\"\""), "tickets.role"),
+        (with("connect = \"127.0.0.1:0\"\n"), "tickets.connect"),
+        (with("connect = \"socket\"\n"), "unix:/PATH"),
+        (with("lifetime_s = 59\n"), "tickets.lifetime_s"),
+        (with("lifetime_s = 43201\n"), "tickets.lifetime_s"),
+        (with("user = \"x\"\n"), "user"),
+    ] {
+        let why = load(&text).unwrap_err();
+        assert!(why.contains(names), "{names}: {why}");
+    }
+}

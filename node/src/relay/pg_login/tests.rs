@@ -51,6 +51,22 @@ fn the_clients_first_bytes() {
         let request = [8_u32.to_be_bytes(), code.to_be_bytes()].concat();
         assert_eq!(login.client(&request), Client::AnswerNo(8));
     }
+    let ticket = |body: &[u8]| {
+        let length = (body.len() as u32 + 8).to_be_bytes();
+        [&length[..], &ticket::CODE.to_be_bytes(), body].concat()
+    };
+    let (one, mut with_ticket) = (ticket(b"sealed"), Login::default());
+    assert_eq!(with_ticket.client(&one[..9]), Client::Wait(5));
+    assert_eq!(with_ticket.client(&one), Client::Ticket(14));
+    assert!(!with_ticket.started() && !with_ticket.challenged());
+    assert!(
+        matches!(with_ticket.client(&one), Client::Refuse(_)),
+        "one is enough"
+    );
+    assert_eq!(with_ticket.client(&startup()), Client::Started);
+    for bad in [ticket(b""), ticket(&[0; MAX_STARTUP])] {
+        assert!(matches!(Login::default().client(&bad), Client::Refuse(_)));
+    }
     let cancel = [
         &16_u32.to_be_bytes()[..],
         &CANCEL_REQUEST.to_be_bytes(),
@@ -200,5 +216,20 @@ fn a_login_is_recognised_and_other_protocols_pass() {
         for step in 1..9 {
             assert_eq!(guess(other, step), Ok(()), "{step}: {other:?}");
         }
+    }
+}
+
+#[test]
+fn a_ticket_that_is_refused_is_told_by_its_word() {
+    for why in Why::ALL {
+        let text = ticket_refusal(why);
+        let (kind, length) = (
+            text[0],
+            u32::from_be_bytes(*text[1..].first_chunk().unwrap()),
+        );
+        assert_eq!((kind, length as usize), (b'E', text.len() - 1));
+        let fields: Vec<_> = text[5..].split(|b| *b == 0).collect();
+        assert!(fields.contains(&&b"SFATAL"[..]) && fields.contains(&&b"C28000"[..]));
+        assert!(fields.contains(&[b"D", why.name().as_bytes()].concat().as_slice()));
     }
 }

@@ -129,6 +129,26 @@ impl Session {
         moved
     }
 
+    /// What of the client's login was taken out of its ring goes to the server.
+    pub(super) fn flush_rest(&mut self, now: Duration) -> usize {
+        let mut moved = 0;
+        while self.up_out && !self.login_in.is_empty() && self.may_serve() {
+            match rustix::io::write(&self.upstream, &self.login_in) {
+                Ok(n) => {
+                    if let Some(login) = &mut self.login {
+                        login.passed(&self.login_in[..n]);
+                    }
+                    self.login_in.drain(..n);
+                    moved += n;
+                }
+                Err(Errno::AGAIN) => self.up_out = false,
+                Err(Errno::INTR) => {}
+                Err(_) => self.hold(now, true),
+            }
+        }
+        moved
+    }
+
     fn login_from_upstream(&mut self, now: Duration) -> usize {
         while self.up_in && self.end == UpstreamEnd::Open && self.login_held.len() < LOGIN_BUFFER {
             let mut buffer = [0; 4096];

@@ -11,7 +11,6 @@ use crate::ticket::login::{Login, Step};
 use crate::ticket::lookup::Lookup;
 use crate::ticket::redeem::{self, Claim};
 use crate::ticket::watch::Watch;
-use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::Duration;
 use vianet::resolve::identity::random_bytes;
@@ -235,26 +234,6 @@ impl Session {
             why.text()
         );
         self.end_login(now, &pg_login::ticket_refusal(why), "ticket-refused")
-    }
-
-    /// What is left of a login that was decided, on its way to the server.
-    pub(super) fn flush_rest(&mut self, now: Duration) -> usize {
-        let mut moved = 0;
-        while self.up_out && !self.login_in.is_empty() && self.may_serve() {
-            match rustix::io::write(&self.upstream, &self.login_in) {
-                Ok(n) => {
-                    if let Some(login) = &mut self.login {
-                        login.passed(&self.login_in[..n]);
-                    }
-                    self.login_in.drain(..n);
-                    moved += n;
-                }
-                Err(Errno::AGAIN) => self.up_out = false,
-                Err(Errno::INTR) => {}
-                Err(_) => self.hold(now, true),
-            }
-        }
-        moved
     }
 }
 
