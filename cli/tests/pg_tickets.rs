@@ -66,7 +66,7 @@ fn refused_for(why: Why, result: Result<Session, Error>) {
 
 #[test]
 fn a_session_logs_in_at_the_second_node_without_the_password() {
-    let Some((lab, _installation)) = lab("postgres", 140) else {
+    let Some((lab, _installation)) = lab("postgres", 150) else {
         return;
     };
     let mut sessions = Vec::new();
@@ -105,7 +105,7 @@ fn a_session_logs_in_at_the_second_node_without_the_password() {
 
 #[test]
 fn tickets_are_refused_for_everything_but_what_they_are_for() {
-    let Some((lab, _installation)) = lab("postgres-shared", 141) else {
+    let Some((lab, _installation)) = lab("postgres-shared", 151) else {
         return;
     };
     let session = Session::log_in(&lab, A, Transport::Tcp, "app");
@@ -195,7 +195,7 @@ fn tickets_are_refused_for_everything_but_what_they_are_for() {
 
 #[test]
 fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
-    let Some((lab, _installation)) = lab("postgres-shared", 142) else {
+    let Some((lab, _installation)) = lab("postgres-shared", 152) else {
         return;
     };
     let shared = |sql: &str| superuser(&lab, "shared", sql);
@@ -277,7 +277,7 @@ impl Write for Application {
 
 #[test]
 fn the_library_says_whether_a_session_could_log_in_elsewhere() {
-    let Some((lab, _installation)) = lab("postgres-shared", 144) else {
+    let Some((lab, _installation)) = lab("postgres-shared", 154) else {
         return;
     };
     let wait_for = |fd: i32, why: Option<Why>| {
@@ -344,7 +344,7 @@ fn the_library_says_whether_a_session_could_log_in_elsewhere() {
 
 #[test]
 fn without_configuration_there_are_none() {
-    let dir = Lab::up("embedded", 143);
+    let dir = Lab::up("embedded", 153);
     let Some(lab) = dir else { return };
     lab.wait_until_active("node-a");
     let session = Session::log_in(&lab, A, Transport::Tcp, "app");
