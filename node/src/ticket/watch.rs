@@ -32,16 +32,18 @@ impl Watch {
 
     /// Bytes of the client, behind the startup packet.
     pub fn client(&mut self, bytes: &[u8]) {
-        if self.failed.is_some() || self.ok {
+        // What a client sends ahead, behind its proof, is not of the login.
+        if self.failed.is_some() || self.ok || self.last.is_some() {
             return;
         }
         let mut messages = std::mem::take(&mut self.client);
         let fits = messages.take(bytes, |kind, body| match kind {
+            _ if self.last.is_some() => {}
             b'p' => self.answered(body),
             _ => self.failed = Some(Why::Method),
         });
         self.client = messages;
-        self.settle(fits);
+        self.settle(fits || self.last.is_some());
     }
 
     /// Bytes of the server.
@@ -97,10 +99,11 @@ impl Watch {
             if self.first.is_none() {
                 self.failed = Some(Why::Method);
             }
-        } else if self.last.is_none() {
-            self.last = text(body);
         } else {
-            self.failed = Some(Why::Method);
+            self.last = text(body);
+            if self.last.is_none() {
+                self.failed = Some(Why::Method);
+            }
         }
     }
 
@@ -220,6 +223,17 @@ mod tests {
         let (turns, verifier) = login();
         let verifier = super::super::scram::Verifier::parse(&verifier.to_string()).unwrap();
         for piece in [1, 2, 3, 7, 64, 10_000] {
+            let exchange = watch(&turns, piece).finish().unwrap();
+            assert!(exchange.keys(&verifier).is_some(), "{piece}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_sends_ahead_is_not_of_the_login() {
+        let (mut turns, verifier) = login();
+        let verifier = super::super::scram::Verifier::parse(&verifier.to_string()).unwrap();
+        turns[3].1.extend(message(b'Q', &[b'x'; 9000]));
+        for piece in [1, 7, 10_000] {
             let exchange = watch(&turns, piece).finish().unwrap();
             assert!(exchange.keys(&verifier).is_some(), "{piece}");
         }

@@ -2,7 +2,7 @@
 //! ticket is made in the client's place ([`crate::ticket`]).
 
 use super::super::pg_login;
-use super::Session;
+use super::{BUDGET, Session};
 use crate::clock;
 use crate::pg::wire::{Startup, read_startup};
 use crate::ticket::Tickets;
@@ -73,8 +73,10 @@ impl Session {
             generation: accept.generation,
             id,
         };
-        let random = random_bytes().map_err(|_| Why::Malformed)?;
+        let random = random_bytes();
         if ticketing.packet.is_empty() {
+            // A login with the password goes on whatever becomes of its ticket.
+            let Ok(random) = random else { return Ok(()) };
             let role = role(startup);
             desk.begin(&begun(random), role.as_ref().err().copied());
             ticketing.work = Work::Watch(Watch::default());
@@ -94,7 +96,11 @@ impl Session {
         };
         let is_open = |channel| self.served.sessions.lock().contains_key(&channel);
         let claim = redeem::claim(&ticketing.tickets, &request, is_open)?;
-        let nonce = random_bytes().map_err(|_| Why::Malformed)?;
+        let no_random = |_| Why::Malformed;
+        let (random, nonce) = (
+            random.map_err(no_random)?,
+            random_bytes().map_err(no_random)?,
+        );
         desk.begin(&begun(random), None);
         ticketing.packet = Vec::new();
         ticketing.work = Work::Redeem(Login::new(claim.keys.clone(), &nonce), claim, 0);
@@ -110,15 +116,18 @@ impl Session {
     /// As `move_in`, by a copy that is looked at: what is in shared memory the client could change.
     pub(super) fn watch_client(&mut self, now: Duration) -> Result<usize, &'static str> {
         let mut moved = 0;
-        while self.login_in.is_empty() && self.up_out && self.may_serve() {
+        while self.login_in.is_empty() && self.up_out && moved < BUDGET && self.may_serve() {
+            // Asked first: what comes between the two is looked at in the next turn, and never passed on unseen.
+            let finished = self.channel.rx.finished();
             let mut piece = [0; PIECE];
             let Ok(n) = self.channel.rx.pop(&mut piece) else {
                 self.channel.end(EndReason::ProtocolError);
                 return Err("protocol-error");
             };
-            if n == 0 {
-                // The end of the stream, if it is that.
-                return Ok(moved + self.move_in(now)?);
+            match (n, finished) {
+                (0, true) => return Ok(moved + self.move_in(now)?),
+                (0, false) => break,
+                _ => {}
             }
             if let Some(Work::Watch(watch)) = self.ticketing.as_mut().map(|t| &mut t.work) {
                 watch.client(&piece[..n]);
