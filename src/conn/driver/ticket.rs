@@ -14,9 +14,9 @@ const LOOK: Duration = Duration::from_millis(10);
 const ANSWER: Duration = Duration::from_millis(250);
 /// So many unanswered questions in a row are no answer.
 const ASKS: u32 = 4;
-/// When to ask again: where the login is not complete yet; where something else may pass.
-const SOON: Duration = Duration::from_millis(100);
-const LATER: Duration = Duration::from_secs(5);
+/// When to ask again where the reason for none may pass: at first, and ever more seldom up to this.
+const SOON: Duration = Duration::from_millis(250);
+const LATER: Duration = Duration::from_secs(15);
 
 /// See the module's text.
 #[derive(Default)]
@@ -31,6 +31,8 @@ pub(super) struct Tickets {
     good_until: Duration,
     asked: Option<Asked>,
     unanswered: u32,
+    /// How long the last pause between two questions was.
+    pause: Duration,
     due: Option<Duration>,
 }
 
@@ -160,10 +162,20 @@ impl Driver {
     fn has_no_answer(&mut self, now: Duration) {
         self.tickets.unanswered += 1;
         let again = self.tickets.unanswered < ASKS;
-        self.tickets.due = Some(now + if again { ANSWER } else { LATER });
-        if !again {
-            self.has_none(now, Why::NoAnswer);
+        match again {
+            true => self.tickets.due = Some(now + ANSWER),
+            false => {
+                self.ask_again(now);
+                self.has_none(now, Why::NoAnswer);
+            }
         }
+    }
+
+    /// Not all connections of a process at the same moment.
+    fn ask_again(&mut self, now: Duration) {
+        let pause = (self.tickets.pause * 2).clamp(SOON, LATER);
+        self.tickets.pause = pause;
+        self.tickets.due = Some(now + pause + pause * (self.conn.id % 8) as u32 / 16);
     }
 
     fn has_ticket(&mut self, now: Duration, given: Given, key: &Arc<Key>) {
@@ -180,14 +192,15 @@ impl Driver {
                     );
                 }
                 self.tickets.held = Some(Held::new(Arc::clone(key), ticket));
+                self.tickets.pause = Duration::ZERO;
                 self.tickets.good_until = now + Duration::from_secs(seconds);
                 self.tickets.due = Some(now + Duration::from_secs(seconds / 2));
                 self.conn.set_login(None);
             }
             Given::Not(why) => {
-                self.tickets.due = why
-                    .may_pass()
-                    .then_some(now + if why == Why::Pending { SOON } else { LATER });
+                if why.may_pass() {
+                    self.ask_again(now);
+                }
                 self.has_none(now, why);
             }
         }
