@@ -16,7 +16,7 @@ const ANSWER: Duration = Duration::from_millis(250);
 const ASKS: u32 = 4;
 /// When to ask again where the reason for none may pass: at first, and ever more seldom up to this.
 const SOON: Duration = Duration::from_millis(250);
-const LATER: Duration = Duration::from_secs(15);
+const LATER: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 #[derive(Default)]
