@@ -342,6 +342,30 @@ fn writes_beyond_the_ring_reach_nothing() {
     }
 }
 
+/// What broke on one side alone is told to the other, which may only wait: a device that gives up says nothing to its peer.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_break_of_one_side_is_told_to_the_other() {
+    for on in devices() {
+        let mut node = Node::start(&on);
+        let raw = Raw::connect(&mut node);
+        // A ring that is not there: what the node writes breaks its queue pair.
+        raw.introduce();
+        until("the introduction is taken", || {
+            raw.node.drive().expect("stands");
+            raw.node.wire.heard() > 1
+        });
+        let sent = raw
+            .node
+            .send(&[std::io::IoSlice::new(&[1; 20_000])], Wait::No);
+        sent.expect("stands");
+        assert!(matches!(raw.end(), Broken::Transport(_)));
+        until("the client is told", || raw.link.check_events().is_err());
+        // The node's channel is parked, and not dropped.
+        assert!(raw.node.broken().is_some());
+    }
+}
+
 /// A client that takes nothing keeps the node's channel alive for a while after its end, and that counts as a channel: the
 /// memory is held. (How long depends on the machine, so one of many tries must see it.)
 #[test]

@@ -71,9 +71,14 @@ impl Core {
                 Ok(moved)
             }
             Err(why) => {
-                if matches!(why, Broken::Corrupt(_)) {
-                    self.request_end(EndReason::ProtocolError as u8);
-                    self.send();
+                match why {
+                    Broken::Corrupt(_) => {
+                        self.request_end(EndReason::ProtocolError as u8);
+                        self.send();
+                    }
+                    // A device that gave up has told only us: the peer may wait for what never comes.
+                    Broken::Transport(_) => self.link.disconnect(),
+                    Broken::Ended(_) => {}
                 }
                 self.set(DEAD);
                 let why = match (why, self.refused.get()) {
