@@ -1,7 +1,7 @@
 //! The client's side: a connect in progress, from the address to the accept.
 
 use super::cm::{Event, EventChannel, Id};
-use super::dial::Dialling;
+use super::dial::{Dialling, Unanswered};
 use super::layout::*;
 use super::link::{Link, Message, Trouble};
 use super::load::library;
@@ -55,7 +55,7 @@ enum Stage {
     /// A call that asks the node.
     Dialling(Dialling),
     /// The node's answer to the request.
-    Asked(Link),
+    Asked(Unanswered),
     /// Messages.
     Talking(Link),
     Over,
@@ -148,19 +148,22 @@ impl RdmaConnecting {
                     self.stage = self.resolved(id, channel, &event)?;
                 }
                 Stage::Dialling(dialling) => match dialling.take(&self.epoll) {
-                    Some((link, asked)) => {
-                        asked.map_err(failed(&format!("connect to {}", self.addr)))?;
-                        self.stage = Stage::Asked(link);
+                    Some(asked) => {
+                        let asked = asked.map_err(failed(&format!("connect to {}", self.addr)))?;
+                        self.stage = Stage::Asked(asked);
                     }
                     None => {
                         self.stage = Stage::Dialling(dialling);
                         return self.in_time();
                     }
                 },
-                Stage::Asked(link) => {
-                    let Some(event) = link.event().map_err(failed("rdma_cm"))? else {
-                        self.stage = Stage::Asked(link);
+                Stage::Asked(asked) => {
+                    let Some(event) = asked.event().map_err(failed("rdma_cm"))? else {
+                        self.stage = Stage::Asked(asked);
                         return self.in_time();
+                    };
+                    let Some(link) = asked.answered() else {
+                        continue;
                     };
                     if event.kind != RDMA_CM_EVENT_ESTABLISHED {
                         return Err(refused(&event, link.describe(&event), self.addr));
@@ -214,7 +217,7 @@ impl RdmaConnecting {
                     return dialling.map(Stage::Dialling).map_err(failed(&asking));
                 }
                 link.id().connect(&self.private).map_err(failed(&asking))?;
-                Ok(Stage::Asked(link))
+                Ok(Stage::Asked(Unanswered::new(link)))
             }
             RDMA_CM_EVENT_ADDR_ERROR | RDMA_CM_EVENT_ROUTE_ERROR => Err(ConnectError::Unavailable(
                 format!("no RDMA path to {}: {}", self.addr, channel.describe(event)),

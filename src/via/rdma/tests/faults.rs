@@ -338,3 +338,44 @@ fn device_files_that_may_not_be_opened_are_said() {
     let why = why_unavailable();
     assert!(why.contains("ermission denied"), "{why}");
 }
+
+/// A node that does not answer is given up, and at once: iWARP's kernel lets go of such a request only when its own time is over.
+#[test]
+#[ignore = "needs an RDMA device: make test-rdma"]
+fn a_node_that_does_not_answer_is_given_up() {
+    use crate::via::rdma::cm::{EventChannel, Id};
+    use crate::via::rdma::link::Link;
+    let library = load::library().expect("is there");
+    let requests = EventChannel::new(library).expect("opens");
+    let listening = Id::new(&requests).expect("is made");
+    listening
+        .bind(&On("RDMA_VM_SIW_ADDR").addr())
+        .expect("a free port");
+    listening.listen(1).expect("listens");
+    let node = Node::start(&On("RDMA_VM_SIW_ADDR"));
+    let mut request = node.request(None);
+    request.endpoint.addr = listening.local_addr().expect("bound");
+    let mut connecting = Rdma.connect(request).map_err(drop).expect("begins");
+    let mut end = None;
+    until("it is given up", || match connecting.advance() {
+        std::task::Poll::Ready(done) => {
+            end = done.err();
+            true
+        }
+        std::task::Poll::Pending => false,
+    });
+    assert!(
+        matches!(&end, Some(ConnectError::Failed(text)) if text.contains("no answer")),
+        "{end:?}"
+    );
+    drop(connecting);
+    // So this comes in time, and is told that nobody waits for it any more.
+    let event = requests.next().expect("tells").expect("it was asked");
+    let id = Id::requested(&requests, &event).expect("a request");
+    let own = EventChannel::new(library).expect("opens");
+    id.migrate(&own).expect("moves");
+    let epoll = Link::watch(&own).expect("watches");
+    let link = Link::new(id, own, epoll).expect("is made");
+    link.id().accept(&[]).expect("the request stands");
+    until("the end is told", || link.check_events().is_err());
+}
