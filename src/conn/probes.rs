@@ -3,7 +3,7 @@
 
 use super::connection::Conn;
 use super::prober::{Probed, Prober};
-use super::reactor::{Set, Token};
+use super::reactor::{self, Set, Token};
 use crate::failover::Event;
 use crate::log::Level;
 use crate::resolve::identity::PublicKey;
@@ -224,8 +224,11 @@ impl Node {
     /// See [`SILENT`] and [`ASKS`].
     fn ask_silent_channels(&mut self, now: Duration) {
         let answers = self.prober.unanswered() == 0;
-        let silent = self.users.values_mut().filter(|user| user.is_silent(now));
-        for user in silent.take(KEEP_ALIVES) {
+        let silent = self
+            .users
+            .iter_mut()
+            .filter(|(_, user)| user.is_silent(now));
+        for (id, user) in silent.take(KEEP_ALIVES) {
             user.since = now;
             let Some(channel) = user.channel.upgrade() else {
                 continue;
@@ -246,7 +249,8 @@ impl Node {
                 self.server
             );
             user.asked = 0;
-            channel.wire.cut();
+            channel.cut("no sign of life");
+            reactor::look_at(*id);
         }
     }
 

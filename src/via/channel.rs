@@ -429,6 +429,13 @@ impl Channel {
         self.kick();
     }
 
+    /// Gives the transport up, for this reason: the peer sees a lost link, and later calls here report one. Nothing is waited
+    /// for: what carries the channel may hang.
+    pub fn cut(&self, why: &str) {
+        self.wire.cut();
+        self.fail(Broken::Transport(why.into()));
+    }
+
     /// Ends the channel from this side: tells the peer why, and later calls report that it is over.
     pub fn end(&self, reason: EndReason) {
         self.wire.end(self, reason);

@@ -304,6 +304,10 @@ impl Wire for RdmaWire {
     }
 
     fn cut(&self) {
+        // A device that hangs need not say that the connection has ended.
+        let why = || Broken::Transport("cut".into());
+        self.core.broken.get_or_init(why);
+        self.core.set(DEAD);
         self.core.link.disconnect();
     }
 
