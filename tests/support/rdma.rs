@@ -1,11 +1,11 @@
 //! RDMA devices, where `make test-rdma` runs a test on one of them; and how a test knows that it was the device that carried
 //! the bytes.
 
-use super::programs::run_well;
+use super::programs::run_within;
+use super::{PATIENCE, wait_for};
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 /// An address of the device under test.
 pub fn device() -> Option<IpAddr> {
@@ -37,10 +37,13 @@ pub struct QueuePair {
 /// The connected, working queue pairs of all processes.
 #[track_caller]
 pub fn queue_pairs() -> Vec<QueuePair> {
-    let text = run_well(
-        Duration::from_secs(60),
-        Command::new("rdma").args(["resource", "show", "qp"]),
-    );
+    // The kernel breaks the list off where a device goes at that moment.
+    let text = wait_for("a list of the queue pairs", || {
+        let mut list = Command::new("rdma");
+        let listed = run_within(PATIENCE, list.args(["resource", "show", "qp"]));
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        listed.status.success().then_some(text)
+    });
     text.lines()
         .filter_map(|line| {
             // link rxe0/1 lqpn 17 rqpn 18 type RC state RTS ... pid 351 comm vianetd
