@@ -7,6 +7,7 @@ mod faults;
 mod paths;
 mod support;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::io::IoSlice;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
@@ -141,7 +142,17 @@ impl Bed {
         };
         let fd = conn::connect("echo.test", &options).expect("the node is there");
         assert_eq!(transport(fd), Some(Transport::Rdma), "{}", why(fd));
+        patiently(fd);
         fd
+    }
+}
+
+/// No call waits for ever.
+fn patiently(fd: RawFd) {
+    // SAFETY: the descriptor is the caller's, and open.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    for which in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(fd, which, Some(LIMIT)).expect("a socket");
     }
 }
 

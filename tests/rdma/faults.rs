@@ -169,6 +169,7 @@ fn nodes_in_network_namespaces_of_their_own() {
         ..Options::default()
     };
     let fd = conn::connect("echo.test", &options).expect("node-a is there");
+    patiently(fd);
     echo(fd, &[1; 200_000]);
     assert_eq!(carrier().as_deref(), Some("siwp1"));
     assert_eq!(transport(fd), Some(Transport::Rdma));

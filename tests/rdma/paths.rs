@@ -76,6 +76,7 @@ fn who_only_waits_is_carried_on_too() {
         ..Options::default()
     };
     let fd = conn::connect("echo.test", &options).expect("the node is there");
+    patiently(fd);
     assert_eq!(transport(fd), Some(Transport::Rdma));
     let sent = conn::find(fd)
         .expect("ours")

@@ -1,5 +1,6 @@
 //! The programs and libraries under test, found beside the test executable, and everything else that is run.
 
+use super::PATIENCE;
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -145,6 +146,17 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(pid as i32, signal) };
 }
 
+/// Where the threads of a process are.
+fn threads(pid: u32) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let dirs = tasks.into_iter().flatten().flatten();
+    let shown = dirs.map(|dir| {
+        let file = |name| std::fs::read_to_string(dir.path().join(name)).unwrap_or_default();
+        format!("-- {}{}\n{}", file("comm"), file("wchan"), file("stack"))
+    });
+    shown.collect()
+}
+
 /// A program in the background; killed when dropped.
 pub struct Background {
     child: Child,
@@ -170,10 +182,19 @@ impl Background {
         &mut self.child
     }
 
-    /// kill -9.
+    /// kill -9. Panics, and shows where its threads are, if the kernel does not let go of it.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let end = Instant::now() + PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() >= end {
+                let threads = threads(self.pid());
+                eprintln!("{}: does not end after SIGKILL\n{threads}", self.what);
+                assert!(std::thread::panicking(), "see above");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// SIGSTOP.
