@@ -207,8 +207,12 @@ fn claim_23_verifies_that_the_second_server_is_responsive_to_the_name() {
 #[test]
 fn claim_24_purges_before_it_caches() {
     failover(&METHOD);
+    // A connect that took too long on a busy machine purges too; it is the loss that counts.
+    let lost = ["ChannelBroken", "NodeLost"].map(|word| METHOD.noted(0, &["conn:", word]));
+    let lost = lost.into_iter().flatten().min();
+    let lost = lost.expect("the library noticed the failure");
     let purged = METHOD
-        .noted(0, &["cache:", "Purged(Some((\"node-a\""])
+        .noted(lost, &["cache:", "Purged(Some((\"node-a\""])
         .expect("the first server's answer was purged");
     let stored = stored(&METHOD);
     assert!(purged < stored, "purged first, stored then");

@@ -74,6 +74,13 @@ pub fn queue_pairs_of(pid: u32) -> Vec<QueuePair> {
     pairs
 }
 
+/// The devices that there are.
+pub fn devices() -> impl Iterator<Item = String> {
+    let listed = std::fs::read_dir("/sys/class/infiniband");
+    let names = listed.into_iter().flatten().flatten();
+    names.map(|entry| entry.file_name().to_string_lossy().into_owned())
+}
+
 /// Packets that a device has sent. `None`: it does not count them (siw).
 pub fn packets_sent(device: &str) -> Option<u64> {
     let path = format!("/sys/class/infiniband/{device}/ports/1/hw_counters/sent_pkts");

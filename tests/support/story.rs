@@ -338,13 +338,20 @@ impl Carried {
         }
         let pid = lab.daemon_pid(node);
         let pairs = |pid| rdma::queue_pairs_of(pid);
-        let device = pairs(client.pid()).first().map(|pair| pair.device.clone());
-        let device = device.expect("the application has a queue pair");
-        let before = rdma::packets_sent(&device);
+        // Which one it will be is not known yet: that of a connection that is lost is not a working one.
+        let before = rdma::devices().map(|device| (rdma::packets_sent(&device), device));
+        let before: Vec<_> = before.collect();
         ask(client);
-        let sent = rdma::packets_sent(&device).zip(before);
+        let application = pairs(client.pid());
+        let used = application
+            .first()
+            .expect("a queue pair of the application");
+        let before = before
+            .into_iter()
+            .find(|(_, device)| *device == used.device);
+        let sent = rdma::packets_sent(&used.device).zip(before.and_then(|(sent, _)| sent));
         Some(Self {
-            application: pairs(client.pid()).len(),
+            application: application.len(),
             daemon: pairs(pid).len(),
             packets: sent.map(|(after, before)| after - before),
         })
