@@ -3,16 +3,20 @@
 use super::*;
 use support::programs::Background;
 
-fn stream(bed: &Bed, bytes: u64) -> Background {
+/// A client in the middle of a stream, which ends some time after its standard input.
+///
+/// Never one that still connects: a signal then ends its TCP connection before soft-iWARP has taken it from the listening
+/// socket, and with it the kernel ends the listening one, frees it, and uses it once more when the node exits.
+fn stream(bed: &Bed) -> Background {
     let program = Program::build("stream", How::Plain);
     let mut command = program.command(&bed.config);
     command
-        .args(["echo.test", &bytes.to_string()])
-        .env("TEST_SECONDS", "280");
+        .args(["echo.test", "1000000", "on"])
+        .env("TEST_SECONDS", "280")
+        .stdin(std::process::Stdio::piped());
     let running = Background::start(&mut command);
-    wait_for("the stream to run", || {
-        (!rdma::queue_pairs_of(running.pid()).is_empty()).then_some(())
-    });
+    wait_for("bytes", || (bed.server.used() == 1).then_some(()));
+    assert!(!rdma::queue_pairs_of(running.pid()).is_empty());
     running
 }
 
@@ -23,8 +27,7 @@ fn a_client_that_is_killed_leaves_nothing() {
     for (subnet, path) in [(95, Path::Rxe(30)), (96, Path::Siw)] {
         let mut bed = bed(subnet, &[path], "\"rdma\"");
         let daemon = bed.cluster.node(0).pid();
-        let client = stream(&bed, 1 << 30);
-        wait_for("bytes", || (bed.server.used() == 1).then_some(()));
+        let client = stream(&bed);
         assert_eq!(rdma::queue_pairs_of(daemon).len(), 1);
         drop(client); // SIGKILL
         wait_for("the node to let go", || {
@@ -45,13 +48,14 @@ fn a_client_that_is_killed_leaves_nothing() {
 fn a_client_that_is_stopped_goes_on() {
     for (subnet, path) in [(97, Path::Rxe(30)), (98, Path::Siw)] {
         let bed = bed(subnet, &[path], "\"rdma\"");
-        let mut client = stream(&bed, 8 << 20);
+        let mut client = stream(&bed);
         support::programs::kill(client.pid(), libc::SIGSTOP);
         let fd = bed.connect();
         echo(fd, &[7; 100_000]);
         conn::close(fd).expect("ours");
         std::thread::sleep(Duration::from_secs(2));
         support::programs::kill(client.pid(), libc::SIGCONT);
+        drop(client.child().stdin.take());
         client.succeed_within(LIMIT);
         assert!(!bed.cluster.log(0).contains("transport=tcp"));
     }
