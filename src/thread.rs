@@ -45,6 +45,13 @@ pub fn is_alive(id: u32) -> bool {
     }
 }
 
+/// Whether this is another thread of this process. (A system call.)
+pub fn is_another_here(thread: u32) -> bool {
+    // SAFETY: signal 0 is none: the call looks, and touches nothing.
+    let found = unsafe { libc::syscall(libc::SYS_tgkill, process(), thread, 0) };
+    found == 0 && thread != id()
+}
+
 /// Whether this is a process that has ended and was not waited for yet: its number is still in use, and it gives nothing
 /// back any more. (Three system calls, for those who have waited for it already.)
 pub fn is_zombie(id: u32) -> bool {

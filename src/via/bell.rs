@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// Of a token that may be on its way still: says whether its sender has sent it.
-pub type Late<'a> = Option<&'a dyn Fn() -> bool>;
+/// Of a token that may be on its way still: says whether its sender has sent it, and which thread that is.
+pub type Late<'a> = Option<(&'a dyn Fn() -> bool, u32)>;
 
 /// Readable means "`recv` would not block", writable means "`send` would not block". All calls are non-blocking and may
 /// come from either process of a channel; the wake words decide who calls when.
@@ -50,6 +50,9 @@ const FILLING: [u8; FILLER] = {
 };
 /// How long a late token is waited for: its sender is between two instructions, or dead.
 const LATE: Duration = Duration::from_millis(20);
+/// The same where its sender is a thread of this process, which lives, and of which nobody may keep us waiting by stopping it: a
+/// busy machine may. (Not for ever: it may stand in a signal handler that waits for us.)
+const LATE_HERE: Duration = Duration::from_secs(5);
 
 /// Longest wait for a use of a number.
 const IN_USE: Duration = Duration::from_millis(200);
@@ -167,13 +170,16 @@ impl AppBell {
                 Err(Errno::INTR) => {}
                 // It was there before its sender said so: somebody read it.
                 Err(Errno::AGAIN) if sent => return 0,
-                Err(Errno::AGAIN) if let Some(is_sent) = late => {
-                    sent = self.strays.load(Ordering::Relaxed) == 0 && is_sent();
+                Err(Errno::AGAIN) if let Some((is_sent, sender)) = late => {
+                    let stray = self.strays.load(Ordering::Relaxed) > 0;
+                    sent = !stray && is_sent();
                     if sent {
                         continue;
                     }
                     let since = *waited.get_or_insert_with(Instant::now);
-                    if since.elapsed() > LATE {
+                    let time = since.elapsed();
+                    let here = || !stray && crate::thread::is_another_here(sender);
+                    if time > LATE_HERE || (time > LATE && !here()) {
                         self.strays.fetch_add(1, Ordering::Relaxed);
                         // Nobody vouches for it, so it was not sent, and not read by anybody else: nothing is missing.
                         return expected;

@@ -41,6 +41,11 @@ pub fn is_ringing(word: u32) -> bool {
     word & 7 == RINGING
 }
 
+/// The thread that a word which says RINGING names.
+pub fn who_rings(word: u32) -> u32 {
+    word >> 3
+}
+
 /// Space word: a send would not block, or at least nobody was told otherwise.
 pub const OPEN: u32 = 0;
 /// Space word: the bell is blocked until there is room.

@@ -35,7 +35,7 @@ fn rings_and_takes_back() {
 #[test]
 fn a_token_that_never_comes_is_waited_for_within_bounds_and_thrown_away_when_it_does() {
     let (near, bell) = AppBell::pair().unwrap();
-    assert_eq!(bell.take_back(1, Some(&|| false)), 1);
+    assert_eq!(bell.take_back(1, Some((&|| false, 0))), 1);
     bell.ring(b"l");
     assert_eq!(level(&near), PollFlags::IN | PollFlags::OUT);
     assert_eq!(bell.take_back(0, None), 0);
@@ -57,7 +57,7 @@ fn a_late_token_is_waited_for() {
             std::thread::sleep(Duration::from_millis(2));
             bell.ring(b"l");
         });
-        assert_eq!(bell.take_back(1, Some(&|| false)), 1);
+        assert_eq!(bell.take_back(1, Some((&|| false, 0))), 1);
     });
 }
 
@@ -68,10 +68,31 @@ fn a_token_that_was_sent_and_is_gone_was_read() {
     bell.ring(b"l");
     let read = rustix::net::recv(&near, &mut [0; 1], RecvFlags::DONTWAIT);
     assert_eq!(read.unwrap().0, 1);
-    assert_eq!(bell.take_back(1, Some(&|| true)), 0);
+    assert_eq!(bell.take_back(1, Some((&|| true, 0))), 0);
     // One that is found is found, whoever vouches for it.
     bell.ring(b"m");
-    assert_eq!(bell.take_back(1, Some(&|| true)), 1);
+    assert_eq!(bell.take_back(1, Some((&|| true, 0))), 1);
+}
+
+/// A thread of this process that is held up for long, after it has sent its token, says so in the end.
+#[test]
+fn a_sender_of_this_process_is_waited_for() {
+    let (near, bell) = AppBell::pair().unwrap();
+    let said = std::sync::atomic::AtomicBool::new(false);
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            bell.ring(b"l");
+            tell.send(crate::thread::id()).unwrap();
+            std::thread::sleep(10 * LATE);
+            said.store(true, Ordering::Release);
+        });
+        let sender = told.recv().unwrap();
+        let read = rustix::net::recv(&near, &mut [0; 1], RecvFlags::DONTWAIT);
+        assert_eq!(read.unwrap().0, 1);
+        let is_sent = || said.load(Ordering::Acquire);
+        assert_eq!(bell.take_back(1, Some((&is_sent, sender))), 0);
+    });
 }
 
 #[test]
@@ -127,7 +148,7 @@ fn a_reused_number_is_not_touched() {
     let mut got = [0; 20];
     assert_eq!(rustix::io::read(&stranger, &mut got), Ok(7));
     bell.near.store(-1, Ordering::Release);
-    assert_eq!(bell.take_back(1, Some(&|| false)), 1);
+    assert_eq!(bell.take_back(1, Some((&|| false, 0))), 1);
     drop(near);
 }
 

@@ -2,6 +2,7 @@
 
 use super::drive::{Pilot, Slept};
 use super::{Channel, Come, Direct, Received, Tap, Wait};
+use crate::via::bell::Late;
 use crate::via::ring::Corrupt;
 use crate::via::sync::Ordering;
 use crate::via::wait::{Deadline, Spun};
@@ -247,10 +248,10 @@ impl Channel {
             _ => self.rx.lot(),
         };
         let vouched;
-        let late: Option<&dyn Fn() -> bool> = match entered {
+        let late: Late<'_> = match entered {
             wake::Entered::Late(ringing) => {
                 vouched = move || self.rx.voucher().load(Ordering::Acquire) == ringing;
-                Some(&vouched)
+                Some((&vouched, wake::who_rings(ringing)))
             }
             _ => None,
         };
