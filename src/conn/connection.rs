@@ -214,6 +214,11 @@ impl Conn {
         let words = &self.control;
         let slow = self.slow.lock();
         let channel = slow.channel.as_ref().map(|(_, it)| Arc::clone(it));
+        // (While a channel is put in here, ours is ahead.)
+        let ahead = |mine: u32| words.epoch.load(Ordering::Acquire).wrapping_sub(mine) as i32 > 0;
+        if slow.channel.as_ref().is_some_and(|(mine, _)| ahead(*mine)) {
+            self.followed.goes_on_elsewhere();
+        }
         let transport = channel.as_ref().map(|channel| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         drop(slow);

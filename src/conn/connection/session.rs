@@ -63,6 +63,15 @@ impl Followed {
         }
     }
 
+    /// Another process has put a channel of its own in: what passes there is not seen here.
+    pub fn goes_on_elsewhere(&self) {
+        if self.is_on()
+            && let Some(mut state) = self.state.try_lock()
+        {
+            state.observer.lose_sight(Reason::Shared);
+        }
+    }
+
     /// Why the session would not move; `None`: its protocol is not known, and the stream is one of bytes.
     pub fn reason(&self, channel: Option<&Channel>) -> Option<Reason> {
         if !self.on.load(Ordering::Relaxed) {
