@@ -33,6 +33,9 @@ pub struct Client {
     /// Longest spin before a sleep, in a blocking call or (preload library) a poll of the connection alone, microseconds; what
     /// is really spun is learned; 0 never spins. Default 100.
     pub spin_us: u64,
+    /// How long a PostgreSQL session that may move must have been idle before its server is asked what it has become. Default
+    /// 20.
+    pub snapshot_idle_ms: u64,
     /// Ring per direction, a power of two from 4096. Default 524,288.
     pub ring_bytes: u32,
     /// Directory of the node daemons' sockets on this host, for shared memory. Default `/run/vianet`.
@@ -67,6 +70,12 @@ pub struct Cluster {
     /// How an application hears that the outcome of its request is unknown.
     #[serde(default)]
     pub on_unknown: OnUnknown,
+    /// A PostgreSQL session that listens moves too, although what was notified meanwhile is missing.
+    #[serde(default)]
+    pub move_listening: bool,
+    /// Libraries of the SQL servers, by file name without `.so`, that keep nothing in a session: one that has loaded them moves.
+    #[serde(default)]
+    pub stateless_libraries: Vec<String>,
     /// Per server name: what differs from the cluster.
     #[serde(default)]
     pub servers: BTreeMap<String, Server>,
@@ -85,6 +94,9 @@ pub struct Server {
     /// Overrides [`Cluster::on_unknown`].
     #[serde(default)]
     pub on_unknown: Option<OnUnknown>,
+    /// Overrides [`Cluster::move_listening`].
+    #[serde(default)]
+    pub move_listening: Option<bool>,
 }
 
 /// `session`: which protocol is followed.
@@ -134,6 +146,7 @@ impl Default for Client {
             probe_interval_ms: 250,
             probes_lost: 3,
             spin_us: 100,
+            snapshot_idle_ms: 20,
             ring_bytes: 524_288,
             shm_dir: "/run/vianet".into(),
             clusters: BTreeMap::new(),
@@ -187,11 +200,17 @@ impl Client {
         Duration::from_millis(self.deadline_ms)
     }
 
+    /// How long a session must have been idle before its server is asked about it.
+    pub fn snapshot_idle(&self) -> Duration {
+        Duration::from_millis(self.snapshot_idle_ms)
+    }
+
     fn check(&self) -> std::result::Result<(), String> {
         range("deadline_ms", self.deadline_ms, 1, 86_400_000)?;
         range("probe_interval_ms", self.probe_interval_ms, 10, 60_000)?;
         range("probes_lost", self.probes_lost.into(), 1, 100)?;
         range("spin_us", self.spin_us, 0, 1_000_000)?;
+        range("snapshot_idle_ms", self.snapshot_idle_ms, 1, 60_000)?;
         if !self.ring_bytes.is_power_of_two() || !(4096..=1 << 30).contains(&self.ring_bytes) {
             return Err(format!(
                 "ring_bytes = {}: must be a power of two from 4096 to 1073741824",

@@ -16,6 +16,8 @@ mod postgres;
 mod processes;
 #[path = "conn/readiness.rs"]
 mod readiness;
+#[path = "conn/sql.rs"]
+mod sql;
 #[path = "conn/threads.rs"]
 mod threads;
 

@@ -105,6 +105,7 @@ fn the_clients_defaults_are_the_documented_ones() {
         ("probe_interval_ms", client.probe_interval_ms),
         ("probes_lost", client.probes_lost.into()),
         ("spin_us", client.spin_us),
+        ("snapshot_idle_ms", client.snapshot_idle_ms),
         ("ring_bytes", client.ring_bytes.into()),
     ];
     assert_eq!(tables, real.map(|(key, value)| (key.into(), value)));

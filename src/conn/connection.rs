@@ -1,9 +1,11 @@
 //! One application connection in this process, and what its parts share. The application's calls are in `calls`; the I/O
 //! thread (`reactor`, `driver`) puts channels in and holds the calls back by `turns`.
 
+mod asking;
 mod bypass;
 mod calls;
 mod login;
+mod moved;
 mod numbers;
 mod quiet;
 mod session;
@@ -18,12 +20,15 @@ use crate::error::{Error, Kind, Result};
 use crate::resolve::identity::PublicKey;
 use crate::resolve::name::ServerName;
 use crate::resolve::{Answer, Endpoint};
+use crate::session::postgres::Policy;
 use crate::session::raw::{Movable, RawObserver};
 use crate::via::bell::{AppBell, Bell};
 use crate::via::channel::{Channel, Received};
 use crate::via::wait::Habit;
 use crate::via::{Broken, Transport};
+pub use asking::Rest;
 use session::Followed;
+pub use session::Verdict;
 use std::cell::UnsafeCell;
 use std::io::IoSlice;
 use std::net::SocketAddr;
@@ -118,6 +123,13 @@ impl Conn {
         let server = cluster.and_then(|cluster| cluster.server(&parts.name.server));
         let session = server.and_then(|server| server.session);
         let session = session.or(cluster.map(|cluster| cluster.session));
+        let listening = server.and_then(|server| server.move_listening);
+        let policy = Policy {
+            listening: (listening.or(cluster.map(|cluster| cluster.move_listening)))
+                .unwrap_or_default(),
+            libraries: (cluster.map(|cluster| cluster.stateless_libraries.clone()))
+                .unwrap_or_default(),
+        };
         Ok(Arc::new_cyclic(|me| Self {
             id: parts.id,
             me: me.clone(),
@@ -132,8 +144,8 @@ impl Conn {
             bell: Lock::new(Some(parts.bell)),
             numbers: Lock::new(Vec::new()),
             slow: Lock::new(Slow::default()),
-            followed: Followed::new(session.unwrap_or_default()),
             login: login::Login::default(),
+            followed: Followed::new(session.unwrap_or_default(), policy),
             inode: parts.inode,
             look_first: Habit::default(),
             rx: UnsafeCell::new(Receiving::default()),
@@ -184,7 +196,10 @@ impl Conn {
             Ok(_lock) => unsafe { (*self.rx.get()).left.len() },
             Err(_) => 0,
         };
-        left + self.channel().map_or(0, |channel| channel.readable())
+        match self.ours().is_over() {
+            true => left + self.channel().map_or(0, |channel| channel.readable()),
+            false => left,
+        }
     }
 
     /// See [`super::ConnRef::spin_for_poll`].
@@ -222,11 +237,12 @@ impl Conn {
         let transport = channel.as_ref().map(|channel| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         drop(slow);
-        let followed = self.followed.reason(channel.as_deref());
-        let why_not_movable = match (transport, followed, self.raw_failover()) {
+        drop(channel);
+        let why_not_movable = match (transport, self.verdict(), self.raw_failover()) {
             (None, ..) => Some("not_connected"),
             (Some(Transport::Plain), ..) => Some("plain_transport"),
-            (_, Some(reason), _) => Some(reason.name()),
+            (_, Verdict::Stays(reason), _) => Some(reason.name()),
+            (_, Verdict::Moves, _) => None,
             (.., RawFailover::Reset) => Some("raw_failover_reset"),
             _ => match self.movable() {
                 Movable::Yes => None,

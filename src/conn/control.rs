@@ -37,6 +37,10 @@ pub struct Words {
     pub write_shut: AtomicBool,
     /// A resumption copies the old channel's ring: receivers stay off it.
     pub held: AtomicBool,
+    /// Which of the bytes that come next answer a question of ours ([`crate::session::postgres::Ours`]); under `rx`.
+    pub ours: AtomicU64,
+    /// So many bytes of that answer were taken, by whichever process.
+    pub ours_taken: AtomicU64,
     /// This process forked since the channel in use was put in: another one may use it.
     pub forked: AtomicBool,
     /// Stream offset up to which the server's bytes had arrived before the last send.

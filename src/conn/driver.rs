@@ -7,6 +7,7 @@ mod attempt;
 mod ending;
 mod moving;
 mod ticket;
+mod session_move;
 mod wire;
 
 pub use ending::give_up;
@@ -81,6 +82,8 @@ pub struct Driver {
     far_watched: bool,
     /// What another login takes.
     tickets: ticket::Tickets,
+    /// What is done for the session above the bytes.
+    session: session_move::Session,
     /// The channel that comes is another stream: the session was restored on another server.
     restored: Option<()>,
     /// `current` is not known to the calls yet: a thread was inside. Whether it carries the stream that they know.
@@ -128,6 +131,7 @@ impl Driver {
             linger: None,
             far_watched: false,
             tickets: ticket::Tickets::default(),
+            session: session_move::Session::default(),
             restored: None,
             unused: None,
             level_owed: None,
@@ -206,6 +210,7 @@ impl Driver {
             return;
         }
         self.see_to_ticket(todo.now);
+        self.see_to_session(todo);
         if self.linger.is_some() && self.machine.state() == State::Established {
             return self.linger_on(todo);
         }
@@ -232,7 +237,9 @@ impl Driver {
             || self.back_owed;
         let owed = owed.then(|| super::now() + OWED_TICK);
         let ticket = self.ticket_due();
-        [machine, ending, owed, ticket].into_iter().flatten().min()
+        let session = self.session_due();
+        let all = [machine, ending, owed, ticket, session];
+        all.into_iter().flatten().min()
     }
 
     fn event(&mut self, todo: &mut Todo<'_>, event: Event) {

@@ -10,6 +10,7 @@
 
 mod adopt;
 pub mod asker;
+mod cancels;
 mod connection;
 mod control;
 mod descriptor;

@@ -7,7 +7,7 @@ use super::driver::{self, Driver, Todo};
 use super::lock::Lock;
 use super::probes::Probes;
 use super::queries::Queries;
-use super::{now, queries};
+use super::{cancels, now, queries};
 use crate::error::{Error, Result};
 use crate::log::Level;
 use crate::via::Interest;
@@ -438,6 +438,7 @@ impl Reactor {
         driver.act(&mut todo);
         driver.settle(&mut todo);
         if driver.is_over() {
+            cancels::forget(id);
             self.drivers.remove(&id);
             self.ticking.remove(&id);
             return;

@@ -7,6 +7,7 @@
 //! Thread rules: one receiver and one sender at a time (the callers hold one lock per direction); the two directions
 //! are independent; everything else may be called from any thread.
 
+mod bare;
 mod drive;
 mod poll;
 mod receive;
@@ -183,11 +184,15 @@ pub trait Tap {
     fn sends(&self, at: u64, bytes: &[u8]);
     /// Bytes have come, from stream offset `at` on: copies those that may be taken into the room, and says how many.
     fn receives(&self, at: u64, come: &mut Come<'_>) -> Taken;
+    /// What comes next is not for the receiver: it is told of nothing, until [`Channel::open_reads`].
+    fn is_quiet(&self) -> bool {
+        false
+    }
 }
 
 /// What has come and was not taken yet.
 pub struct Come<'a> {
-    /// The receiver's, for at least one byte. What is not taken is not written to it.
+    /// The receiver's; empty in [`Channel::sift`]. What is not taken is not written to it.
     pub room: &'a mut [u8],
     /// How much has come.
     pub available: usize,
@@ -200,10 +205,10 @@ pub struct Come<'a> {
 }
 
 impl Come<'_> {
-    /// Copies up to so many bytes into the room, and shows them.
-    pub fn take(&mut self, bytes: usize) -> &[u8] {
+    /// Copies up to so many bytes from behind the first `skip` into the room, and shows them.
+    pub fn take(&mut self, skip: usize, bytes: usize) -> &[u8] {
         let n = bytes.min(self.room.len());
-        let n = (self.ahead)(0, &mut self.room[..n]);
+        let n = (self.ahead)(skip, &mut self.room[..n]);
         &self.room[..n]
     }
 }
@@ -211,7 +216,9 @@ impl Come<'_> {
 /// What [`Tap::receives`] allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// So many bytes.
+    /// So many bytes were not for the receiver, and are gone.
+    pub skipped: usize,
+    /// So many bytes behind them.
     pub bytes: usize,
     /// Behind them so many must have come before there is more to take; at least 1, at most what the ring holds.
     pub next: usize,

@@ -1,5 +1,6 @@
 //! A very small node inside the test: a responder on UDP and both providers' listeners; every channel echoes.
 
+use super::sql::Sql;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -31,6 +32,8 @@ pub enum Behaviour {
     Greet,
     /// Reads without the last [`HELD`] bytes of [`SENT`] until it is let go, and says nothing.
     Held,
+    /// See [`super::sql`].
+    Sql,
     /// Says something of its own before it reads what was sent, and answers nothing.
     Interrupts,
 }
@@ -71,6 +74,7 @@ struct Shared {
     /// Broken channels that may be carried on, and who waits for that.
     parked: Mutex<HashMap<u64, Parked>>,
     behaviour: Behaviour,
+    sql: Sql,
 }
 
 impl Node {
@@ -90,6 +94,7 @@ impl Node {
             channels: Mutex::default(),
             parked: Mutex::default(),
             behaviour,
+            sql: Sql::default(),
         });
         let config = ListenConfig {
             addrs: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
@@ -160,10 +165,7 @@ impl Node {
 
     /// The transport of every channel breaks, the node lives.
     pub fn break_channels(&self) {
-        for channel in self.shared.channels.lock().unwrap().drain(..) {
-            channel.fail(Broken::Transport("cut by the test".into()));
-            channel.wire.cut();
-        }
+        self.shared.break_channels();
     }
 
     /// Ends every channel with a reason.
@@ -190,6 +192,7 @@ impl Node {
             spin: Duration::ZERO,
             timeout: Some(super::PATIENCE),
         };
+        let _one = self.shared.sql.sending.lock().unwrap();
         let sent = channel
             .expect("a channel")
             .send(&[IoSlice::new(bytes)], wait);
@@ -219,6 +222,11 @@ impl Node {
             shared.taken.load(Ordering::SeqCst),
             shared.ended.load(Ordering::SeqCst),
         )
+    }
+
+    /// Its server, with [`Behaviour::Sql`].
+    pub fn sql(&self) -> &Sql {
+        &self.shared.sql
     }
 
     pub fn accepted(&self) -> u32 {
@@ -341,6 +349,13 @@ fn resume(incoming: Box<dyn Incoming>, id: u64, shared: &Arc<Shared>, node: &str
 }
 
 impl Shared {
+    fn break_channels(&self) {
+        for channel in self.channels.lock().unwrap().drain(..) {
+            channel.fail(Broken::Transport("cut by the test".into()));
+            channel.wire.cut();
+        }
+    }
+
     fn accept(&self, node: &str, channel_id: u64) -> Accept {
         Accept {
             node: node.to_owned(),
@@ -382,6 +397,13 @@ fn serve(mut channel: Arc<Channel>, shared: &Shared) {
     match shared.behaviour {
         Behaviour::Echo | Behaviour::EchoOnce | Behaviour::Held => {}
         Behaviour::Deaf => return,
+        Behaviour::Sql => {
+            let lost = |only_breaks: bool| {
+                shared.stop.fetch_or(!only_breaks, Ordering::SeqCst);
+                shared.break_channels();
+            };
+            return super::sql::serve(channel, &shared.sql, |it| shared.park(it), lost);
+        }
         Behaviour::Interrupts => {
             while let Ok(got) = channel.peek(&mut [0], wait) {
                 if let Received::Bytes(_) = got {

@@ -4,6 +4,8 @@ use super::*;
 
 #[path = "postgres/others.rs"]
 mod others;
+#[path = "postgres/questions.rs"]
+mod questions;
 #[path = "postgres/shared.rs"]
 mod shared;
 
@@ -27,7 +29,9 @@ fn notice(bytes: usize) -> Vec<u8> {
 /// A server that says what the test says.
 fn server(number: u8, more: &str) -> Bed {
     let bed = bed(number, Behaviour::Held);
-    let mut text = std::fs::read_to_string(&bed.config).unwrap();
+    // It answers no questions.
+    let text = std::fs::read_to_string(&bed.config).unwrap();
+    let mut text = format!("snapshot_idle_ms = 60000\n{text}");
     if !more.contains("session") {
         text.push_str("session = \"auto\"\n");
     }
@@ -51,7 +55,7 @@ fn session(bed: &Bed, transport: Transport) -> RawFd {
     send_all(fd, &startup());
     assert_eq!(why(fd), Some("login"));
     hear(bed, fd, &[message(b'R', &[0; 4]), ready(b"I")].concat());
-    assert_eq!(why(fd), Some("unsupported"));
+    assert_eq!(why(fd), Some("state_pending"));
     fd
 }
 
@@ -111,7 +115,7 @@ fn an_idle_session_ends_with_a_word_that_says_why() {
     for (n, transport) in transports().into_iter().enumerate() {
         let bed = server(170 + n as u8, "");
         let fd = session(&bed, transport);
-        fatal(loses(&bed, fd), "57P01", "unsupported");
+        fatal(loses(&bed, fd), "57P01", "state_pending");
         let fd = bed.connect(transport);
         assert_eq!(conn::find(fd).unwrap().info().node, "node-b");
         conn::close(fd).unwrap();

@@ -114,7 +114,7 @@ fn server(lab: &Lab, node: NodeName, name: &str, tickets: bool) -> Outcome<Serve
         } else {
             Protocol::Postgres
         },
-        allow_unauthenticated_upstream: false,
+        allow_unauthenticated_upstream: lab.meta.trust,
         version: "15.0".into(),
         advertise_tcp: vec![upstream],
         advertise_dac: Vec::new(),

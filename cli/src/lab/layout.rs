@@ -206,6 +206,9 @@ pub struct Meta {
     /// Where PostgreSQL's programs are; `None`: the newest that is installed.
     #[serde(default)]
     pub pg_bin: Option<PathBuf>,
+    /// PostgreSQL lets the nodes' relays in without a password.
+    #[serde(default)]
+    pub trust: bool,
     /// The version of the PostgreSQL extension `vianet` in the database `app`; `None` where the server has none.
     #[serde(default)]
     pub pg_extension: Option<String>,

@@ -81,6 +81,9 @@ enum Command {
         /// Where PostgreSQL's programs are, in place of the newest that is installed.
         #[arg(long, value_name = "DIR")]
         pg_bin: Option<PathBuf>,
+        /// PostgreSQL asks nobody who comes through a node for a password. Only on a machine that is yours alone.
+        #[arg(long)]
+        trust: bool,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -137,6 +140,7 @@ fn carry_out(args: Args) -> Outcome {
         rdma,
         patience,
         pg_bin,
+        trust,
     } = args.command
     {
         let dir = args.dir.ok_or_else(|| {
@@ -149,6 +153,7 @@ fn carry_out(args: Args) -> Outcome {
             rdma,
             patience,
             pg_bin,
+            trust,
         };
         let lab = up::up(&dir, plan, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);

@@ -34,6 +34,8 @@ pub struct Plan {
     pub patience: u32,
     /// Where PostgreSQL's programs are; `None`: the newest that is installed.
     pub pg_bin: Option<PathBuf>,
+    /// PostgreSQL lets the nodes' relays in without a password.
+    pub trust: bool,
 }
 
 impl Plan {
@@ -46,6 +48,7 @@ impl Plan {
             rdma: Vec::new(),
             patience: 1,
             pg_bin: None,
+            trust: false,
         }
     }
 }
@@ -75,6 +78,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
             rdma: plan.rdma,
             patience: plan.patience,
             pg_bin: plan.pg_bin,
+            trust: plan.trust,
             pg_extension: None,
             up: false,
             down: false,

@@ -20,6 +20,12 @@ PGresult *PQgetResult(PGconn *conn);
 int PQputCopyData(PGconn *conn, const char *data, int size);
 int PQputCopyEnd(PGconn *conn, const char *error);
 int PQflush(PGconn *conn);
+int PQsendQueryParams(PGconn *conn, const char *command, int n, const void *types, const char *const *values,
+                      const int *lengths, const int *formats, int format);
+int PQsendPrepare(PGconn *conn, const char *name, const char *query, int n, const void *types);
+int PQsendQueryPrepared(PGconn *conn, const char *name, int n, const char *const *values, const int *lengths,
+                        const int *formats, int format);
+int PQsendDescribePrepared(PGconn *conn, const char *name);
 void PQclear(PGresult *res);
 enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2, PGRES_COPY_IN = 4 };
 
@@ -53,6 +59,25 @@ static PGresult *results(PGconn *conn) {
     return first;
 }
 
+/* `\\prepare NAME QUERY`, `\\execute NAME VALUE`, `\\describe NAME`, `\\params VALUE QUERY`, with `-` for no name; else a simple query. */
+static void send(PGconn *conn, char *line) {
+    char what[20], word[100];
+    int rest = 0;
+    if (sscanf(line, "\\%19s %99s %n", what, word, &rest) < 2) {
+        PQsendQuery(conn, line);
+        return;
+    }
+    const char *name = strcmp(word, "-") == 0 ? "" : word, *value = line + rest;
+    if (strcmp(what, "prepare") == 0)
+        PQsendPrepare(conn, name, line + rest, 0, NULL);
+    else if (strcmp(what, "execute") == 0)
+        PQsendQueryPrepared(conn, name, 1, &value, NULL, NULL, 0);
+    else if (strcmp(what, "describe") == 0)
+        PQsendDescribePrepared(conn, name);
+    else
+        PQsendQueryParams(conn, line + rest, 1, NULL, &name, NULL, NULL, 0);
+}
+
 int main(int argc, char **argv) {
     char line[4096];
     PGconn *conn = NULL;
@@ -66,7 +91,7 @@ int main(int argc, char **argv) {
             conn = NULL;
             continue;
         }
-        PQsendQuery(conn, line);
+        send(conn, line);
         PGresult *res = results(conn);
         if (PQresultStatus(res) == PGRES_COPY_IN) {
             say("copying", "");

@@ -178,12 +178,23 @@ impl Libpq {
     }
 
     pub fn start(lab: &Lab, program: &Path, transport: &str) -> Self {
+        Self::start_with(lab, program, transport, &[])
+    }
+
+    /// With more in its environment.
+    pub fn start_with(
+        lab: &Lab,
+        program: &Path,
+        transport: &str,
+        environment: &[(&str, &Path)],
+    ) -> Self {
         let mut run = Command::new(env!("CARGO_BIN_EXE_vianet"));
         run.args(["run", "--strict", "--transports", transport, "--config"])
             .arg(lab.dir().join("client.toml"))
             .arg("--")
             .arg(program)
             .arg("host=sales.lab user=app password=app dbname=app");
+        run.envs(environment.iter().copied());
         let mut child = (run.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .unwrap();

@@ -92,6 +92,8 @@ pub(crate) fn closed() -> SocketAddr {
 
 fn cluster(nodes: &[SocketAddr]) -> Cluster {
     Cluster {
+        move_listening: false,
+        stateless_libraries: Vec::new(),
         nodes: nodes.iter().map(ToString::to_string).collect(),
         public_key: None,
         transports: vec![Transport::Tcp, Transport::Plain],

@@ -14,6 +14,9 @@ impl Conn {
         if self.control.held.load(Ordering::Acquire) {
             return false; // a resumption copies what it would consume
         }
+        if !self.ours().is_over() {
+            return false; // what stands there is not the application's
+        }
         let mut pumped = false;
         if let Some(channel) = self.channel() {
             // A fast reader is served on; the bound leaves the thread to the other connections.
@@ -49,7 +52,7 @@ impl Conn {
             self.asks(&channel);
             // There is room: all of it is accepted, or the channel is broken, which its own way tells.
             let written = [IoSlice::new(&buffer[..n])];
-            let (wait, tap) = (crate::via::channel::Wait::No, self.followed.tap());
+            let (wait, tap) = (crate::via::channel::Wait::No, self.tap());
             let _ = channel.send_tapped(&written, wait, channel.kicks(), tap);
             self.control.sent.fetch_add(n as u64, Ordering::Relaxed);
             self.control

@@ -170,12 +170,31 @@ impl Conn {
         };
         let asleep = wait != crate::via::channel::Wait::No;
         self.control.rx_asleep.store(asleep, Ordering::Release);
-        let got = match (peek, self.followed.tap()) {
+        let mut buffer = buffer;
+        if peek && !self.ours().is_over() {
+            self.sift();
+            match self.ours().theirs() {
+                // What stands there is not the application's, and is gone in a moment.
+                Some(0) => {
+                    (self.control).wait_while(self.control.phase(), Some(Duration::from_millis(1)));
+                    return Ok(Step::Again);
+                }
+                most => {
+                    let most = most.unwrap_or(usize::MAX).min(buffer.len());
+                    buffer = &mut buffer[..most];
+                }
+            }
+        }
+        let got = match (peek, self.tap()) {
             (true, _) => channel.peek(buffer, wait),
             (false, None) => channel.recv_since(buffer, wait, kicks),
             (false, Some(tap)) => channel.recv_tapped(buffer, wait, kicks, tap),
         };
         self.control.rx_asleep.store(false, Ordering::Release);
+        if self.takes_note() {
+            // A handler that connects must not find this thread in the middle of it.
+            crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
+        }
         match got {
             Ok(Received::Bytes(n)) => {
                 if !peek {
@@ -227,12 +246,15 @@ impl Conn {
             phase => return self.without_channel(phase, Direction::Send),
         }
         self.check_write_shut()?;
+        let translated = self.translated(data);
+        let translated = translated.as_ref().map(|it| [IoSlice::new(it)]);
+        let data = translated.as_ref().map_or(data, |it| &it[..]);
         let asked_at = self.asks(channel);
         let at_once = data.iter().map(|piece| piece.len()).sum::<usize>() <= channel.room();
         let wait = patience.channel_wait(self.config.spin_us);
         let asleep = wait != crate::via::channel::Wait::No;
         self.control.tx_asleep.store(asleep, Ordering::Release);
-        let sent = channel.send_tapped(data, wait, kicks, self.followed.tap());
+        let sent = channel.send_tapped(data, wait, kicks, self.tap());
         self.control.tx_asleep.store(false, Ordering::Release);
         match sent {
             Ok(0) => {

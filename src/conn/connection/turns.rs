@@ -5,6 +5,7 @@
 //! comes back to it.
 
 use super::*;
+use crate::session::postgres::Moved;
 
 /// How often, and each time how long, the I/O thread tries to take a lock whose holder was woken.
 const TRIES: u32 = 4;
@@ -13,8 +14,13 @@ const TRY: Duration = Duration::from_millis(1);
 impl Conn {
     /// Puts `fresh` in the place of the channel in use, as a *different* stream (another server) or the *same* one
     /// (resumed), and lets the calls go on. Bytes that the old channel delivered and nobody has read stay readable. False:
-    /// not now.
-    pub fn install(&self, fresh: &Arc<Channel>, same_stream: bool) -> bool {
+    /// not now. `moved` is taken where it is what a session needs to go on on the other server.
+    pub fn install(
+        &self,
+        fresh: &Arc<Channel>,
+        same_stream: bool,
+        moved: &mut Option<Box<Moved>>,
+    ) -> bool {
         let Some(_rx) = self.try_hold(&self.control.rx) else {
             return false;
         };
@@ -28,7 +34,10 @@ impl Conn {
         if let Some(old) = &old {
             // First: what somebody read out of the bell is not unread.
             old.hold_reads();
-            let unread = drain(old);
+            let mut unread = drain(old);
+            if let (Some(moved), false) = (moved.take(), same_stream) {
+                self.move_session(old, fresh, *moved, &mut unread);
+            }
             if !same_stream {
                 rx.left.extend_from_slice(&unread);
             } // else the resumption has carried them into the new ring
@@ -36,7 +45,11 @@ impl Conn {
         }
         self.control.held.store(false, Ordering::Release);
         if !same_stream {
-            self.control.sent_here.store(0, Ordering::Relaxed);
+            // What made the session again was answered.
+            self.control
+                .sent_here
+                .store(fresh.accepted(), Ordering::Relaxed);
+            self.control.asked_at.store(0, Ordering::Relaxed);
         }
         let epoch = self.control.epoch.load(Ordering::Relaxed).wrapping_add(1);
         {
@@ -54,6 +67,7 @@ impl Conn {
         // The phase before the bell: who is woken by the bell must find the calls open.
         self.control.set_phase(Phase::Established);
         fresh.activate();
+        self.stay_quiet(fresh);
         self.ring_for(rx);
         if same_stream && self.control.write_shut.load(Ordering::Acquire) {
             let _ = fresh.shutdown_write();
@@ -74,7 +88,15 @@ impl Conn {
         // The phase before the bell, as above.
         self.control.set_phase(Phase::Established);
         channel.activate();
+        self.stay_quiet(channel);
         true
+    }
+
+    /// What comes next is not the application's: nobody is told.
+    fn stay_quiet(&self, channel: &Channel) {
+        if !self.ours().is_over() {
+            channel.hold_reads();
+        }
     }
 
     /// Makes bytes of an earlier channel readable.
@@ -119,7 +141,7 @@ impl Conn {
             return false;
         };
         self.control.held.store(false, Ordering::Release);
-        if let Some(channel) = self.channel() {
+        if let Some(channel) = self.channel().filter(|_| self.ours().is_over()) {
             channel.open_reads();
         }
         self.kick();
@@ -202,6 +224,10 @@ impl Conn {
         };
         // SAFETY: the direction's lock is held.
         let left = unsafe { !(*self.rx.get()).left.is_empty() };
+        if !self.ours().is_over() {
+            // What is not the application's is not waited for.
+            self.sift();
+        }
         !left && self.channel().is_none_or(|channel| channel.readable() == 0)
     }
 

@@ -68,6 +68,7 @@ impl Driver {
             todo.set,
         );
         self.current = Some(channel);
+        self.watch_session_again(todo);
         // What happened while nobody watched.
         self.wire_ready(todo);
     }

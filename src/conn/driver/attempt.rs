@@ -238,6 +238,7 @@ impl Driver {
         self.tried.clear();
         self.why.clear();
         self.watch_wire(todo, &channel);
+        self.watch_session_again(todo);
         // What happened while nobody watched; and it is watched again.
         self.wire_ready(todo);
         if self.linger.is_some() {
@@ -249,6 +250,7 @@ impl Driver {
     pub(super) fn abandon(&mut self, todo: &mut Todo<'_>) {
         todo.queries.leave(self.conn.id);
         self.resume_owed = None;
+        self.drop_mover();
         if let Some(attempt) = self.attempt.take() {
             todo.set.forget(attempt.wait_fd());
             if attempt.kind != Kind::Scout {
@@ -316,7 +318,8 @@ impl Driver {
             // Before anybody can look at the new one.
             self.conn.set_login(Some(Why::Pending));
         }
-        if !stands || !self.conn.install(fresh, same_stream) {
+        let moved = &mut self.session.moved;
+        if !stands || !self.conn.install(fresh, same_stream, moved) {
             return;
         }
         let transport = fresh.wire.transport();
@@ -325,6 +328,7 @@ impl Driver {
         if !same_stream {
             self.own_ticket(todo.now);
         }
+        self.watch_session_again(todo);
         todo.probes.add(
             self.conn.id,
             &self.conn,

@@ -82,7 +82,7 @@ impl Driver {
         let Some(error) = self.last_words.take() else {
             return;
         };
-        match self.conn.last_words(error) {
+        match self.conn.last_words(error, self.session.refused) {
             Ok((error, standing)) => {
                 crate::log!(
                     log::Level::Info,

@@ -1,5 +1,6 @@
 //! The open stream moves to another server, or cannot; who is told.
 
+use super::session_move::not_movable;
 use super::*;
 
 impl Driver {
@@ -9,6 +10,9 @@ impl Driver {
             self.undecided = true;
             return;
         };
+        if judged.is_ok() && self.conn.is_followed() {
+            return self.restore_session(todo);
+        }
         let event = match judged {
             Ok(()) => {
                 self.restored = Some(());
@@ -26,11 +30,8 @@ impl Driver {
     /// Whether the suspended stream can move to another server, or why not; `None`: a thread is stopped inside a send, and
     /// nobody knows what that has sent.
     fn judge(&self, todo: &Todo<'_>) -> Option<Result<(), String>> {
-        if let Some(reason) = self.conn.followed.reason(self.current.as_deref()) {
-            let (word, text) = (reason.name(), reason.text());
-            return Some(Err(format!("the session is not movable: {word} ({text})")));
-        }
-        if self.conn.raw_failover() == RawFailover::Reset {
+        let followed = self.conn.is_followed();
+        if !followed && self.conn.raw_failover() == RawFailover::Reset {
             return Some(Err("raw_failover is \"reset\"".into()));
         }
         if let Some(old) = &self.current {
@@ -57,6 +58,10 @@ impl Driver {
             return Some(Err(format!(
                 "the {who} has ended its direction of the open stream"
             )));
+        }
+        if followed {
+            let plan = self.conn.plan()?;
+            return Some(plan.map(drop).map_err(|reason| not_movable(reason, "")));
         }
         Some(match self.conn.movable() {
             Movable::Yes => Ok(()),

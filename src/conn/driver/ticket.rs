@@ -79,7 +79,6 @@ impl Driver {
     ///
     /// # Errors
     /// Why there is no ticket: the second server has to be asked as any client asks.
-    #[expect(dead_code, reason = "for what moves sessions")]
     pub(super) fn redemption(
         &self,
         now: Duration,

@@ -1,5 +1,7 @@
 //! The server's stream: messages of a type byte and a length; and which of its bytes the application may have.
 
+use super::record::LONGEST;
+
 /// A message up to this size reaches the application only when all of it has come. Bytes.
 pub const LARGE: usize = 65_536;
 /// So much of a body is kept: a transaction status, and an error's severity in any language.
@@ -54,6 +56,9 @@ pub(super) struct Backend {
     left: u32,
     kept: [u8; KEPT],
     kept_len: u8,
+    /// The body of a ParameterStatus or BackendKeyData, and whether it is all of it.
+    told: Vec<u8>,
+    told_whole: bool,
     /// The next byte answers a request for encryption.
     answer: bool,
     /// A first message has begun.
@@ -69,6 +74,8 @@ impl Default for Backend {
             left: 0,
             kept: [0; KEPT],
             kept_len: 0,
+            told: Vec::new(),
+            told_whole: true,
             answer: false,
             begun: false,
             cleared: 0,
@@ -95,14 +102,14 @@ impl Backend {
         &self.kept[..usize::from(self.kept_len)]
     }
 
+    /// The body of the last message, of ParameterStatus and BackendKeyData only, and whether it is whole.
+    pub(super) fn told(&self) -> (&[u8], bool) {
+        (&self.told, self.told_whole)
+    }
+
     /// Whether the last message, an ErrorResponse, says that the server ends the session.
     pub(super) fn is_fatal(&self) -> bool {
-        let fields = self.body().split(|byte| *byte == 0);
-        // V is not translated; a server that is old enough not to send it is not read any further than S.
-        fields
-            .take_while(|field| !field.is_empty())
-            .filter(|field| matches!(field[0], b'S' | b'V'))
-            .any(|field| matches!(&field[1..], b"FATAL" | b"PANIC"))
+        is_fatal(self.body())
     }
 
     /// Takes bytes off the front of `bytes`, up to the end of a message at most.
@@ -132,6 +139,8 @@ impl Backend {
             };
             self.left = length - 4;
             self.kept_len = 0;
+            self.told.clear();
+            self.told_whole = self.left as usize <= LONGEST;
         }
         let take = (self.left as usize).min(bytes.len());
         if matches!(self.head[0], b'E' | b'Z') {
@@ -139,6 +148,9 @@ impl Backend {
             let keep = take.min(KEPT - kept);
             self.kept[kept..kept + keep].copy_from_slice(&bytes[..keep]);
             self.kept_len += keep as u8;
+        }
+        if matches!(self.head[0], b'S' | b'K') && self.told_whole {
+            self.told.extend_from_slice(&bytes[..take]);
         }
         *bytes = &bytes[take..];
         self.left -= take as u32;
@@ -198,6 +210,16 @@ impl Backend {
     pub(super) fn clear(&mut self, release: &Release) {
         self.cleared = release.cleared;
     }
+}
+
+/// Whether an ErrorResponse that begins like this says that the server ends the session.
+pub(super) fn is_fatal(body: &[u8]) -> bool {
+    let fields = body.split(|byte| *byte == 0);
+    // V is not translated; a server that is old enough not to send it is not read any further than S.
+    fields
+        .take_while(|field| !field.is_empty())
+        .filter(|field| matches!(field[0], b'S' | b'V'))
+        .any(|field| matches!(&field[1..], b"FATAL" | b"PANIC"))
 }
 
 /// The length that a header says, itself included.

@@ -1,6 +1,6 @@
 //! The client's stream: first packets without a type byte, then messages with one.
 
-use super::Reason;
+use super::{Reason, record};
 
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
@@ -11,7 +11,7 @@ const MAX_STARTUP: u32 = 10_004;
 const HEAD: usize = 8;
 
 /// What a step has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Packet {
     /// More bytes are needed.
     Incomplete,
@@ -21,11 +21,18 @@ pub(super) enum Packet {
     Cancel,
     /// A whole startup packet.
     Startup {
+        packet: Vec<u8>,
         /// What it asks for that makes the session one that stays.
         fixed: Option<Reason>,
     },
-    /// A whole message of this type.
-    Message(u8),
+    /// A whole message.
+    Message {
+        kind: u8,
+        /// The beginning of its body, as far as it is of use.
+        body: Vec<u8>,
+        /// That is all of it.
+        whole: bool,
+    },
     /// It cannot be followed any more.
     Broken(Reason),
 }
@@ -38,7 +45,12 @@ pub(super) enum Frontend {
     /// A type byte and a length, as far as they have come.
     Head { bytes: [u8; 5], have: u8 },
     /// A message's body is still to come.
-    Body { kind: u8, left: u32 },
+    Body {
+        kind: u8,
+        left: u32,
+        kept: Vec<u8>,
+        whole: bool,
+    },
 }
 
 impl Default for Frontend {
@@ -99,11 +111,18 @@ impl Frontend {
                 *self = Self::Body {
                     kind,
                     left: length - 4,
+                    kept: Vec::new(),
+                    whole: true,
                 };
                 self.body(bytes)
             }
             Self::Body { .. } => self.body(bytes),
         }
+    }
+
+    /// Nothing of a first packet has been sent, and it is one that comes.
+    pub(super) fn at_beginning(&self) -> bool {
+        matches!(self, Self::First { packet, .. } if packet.is_empty())
     }
 
     /// Part of a message, and not all of it, has been sent.
@@ -116,18 +135,36 @@ impl Frontend {
     }
 
     fn body(&mut self, bytes: &mut &[u8]) -> Packet {
-        let Self::Body { kind, left } = self else {
+        let Self::Body {
+            kind,
+            left,
+            kept,
+            whole,
+        } = self
+        else {
             return Packet::Incomplete;
         };
         let skip = (*left as usize).min(bytes.len());
+        // Of a statement that has a name the server knows the text itself.
+        let most = match (*kind, kept.first().or(bytes.first())) {
+            (b'P', Some(1..)) => 1,
+            (kind, _) => record::kept_of_client(kind),
+        };
+        let keep = skip.min(most.saturating_sub(kept.len()));
+        kept.extend_from_slice(&bytes[..keep]);
+        *whole &= keep == skip;
         *bytes = &bytes[skip..];
         *left -= skip as u32;
         if *left > 0 {
             return Packet::Incomplete;
         }
-        let kind = *kind;
+        let packet = Packet::Message {
+            kind: *kind,
+            body: std::mem::take(kept),
+            whole: *whole,
+        };
         *self = FRESH;
-        Packet::Message(kind)
+        packet
     }
 
     fn first_packet(&mut self) -> Packet {
@@ -145,7 +182,7 @@ impl Frontend {
                 Some(pairs) if pairs.iter().any(|(name, _)| name == b"user") => {
                     *self = FRESH;
                     let fixed = pairs.into_iter().find_map(fixed_by);
-                    Packet::Startup { fixed }
+                    Packet::Startup { packet, fixed }
                 }
                 // The head of a short packet of another protocol may look like one.
                 _ => Packet::Broken(Reason::NotPostgres),

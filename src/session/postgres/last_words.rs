@@ -1,7 +1,6 @@
 //! What the application is told, in the protocol's own words, when its server is lost and the session ends with it.
 //!
-//! Never an ERROR: before sessions move there is nothing to go on with, and libpq swallows an ERROR while it is idle. A
-//! FATAL and the end make pools evict and psql connect again. A code of class 40 would be read as "rolled back, run it
+//! Never an ERROR: there is nothing to go on with, and libpq swallows an ERROR while it is idle. A FATAL and the end make pools evict and psql connect again. A code of class 40 would be read as "rolled back, run it
 //! again", which is not known.
 
 use super::{Observer, Reason, Standing};
@@ -22,6 +21,8 @@ pub struct Lost<'a> {
     pub name: &'a str,
     /// The node that served it.
     pub node: &'a str,
+    /// Why it does not go on elsewhere, where its protocol does not say so.
+    pub why: Reason,
 }
 
 impl Observer {
@@ -36,7 +37,7 @@ impl Observer {
         if self.standing() == Standing::Over && self.obstacle() == Some(Reason::Ended) && known {
             return End::Words(Vec::new());
         }
-        let Lost { name, node } = lost;
+        let Lost { name, node, why } = lost;
         let (code, what, detail, hint) = match self.standing() {
             Standing::Login => (
                 "57P01",
@@ -45,7 +46,7 @@ impl Observer {
                 "Connect again by the same name.",
             ),
             Standing::Idle => {
-                let reason = self.obstacle().unwrap_or(Reason::Unsupported);
+                let reason = self.obstacle().unwrap_or(why);
                 let detail = format!(
                     "The session was idle: no transaction was open, and nothing was running. It was not moved to \
                      another server: {} ({}).",

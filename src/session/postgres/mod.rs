@@ -9,14 +9,30 @@
 //! bytes may be given to the application, so that it has whole messages only.
 
 mod backend;
+mod compare;
 mod frontend;
+mod identity;
 mod last_words;
+mod login;
+mod message;
+mod mover;
+mod ours;
+mod question;
 mod queue;
 mod reason;
+mod record;
+mod restore;
+mod snapshot;
 
 pub use backend::{LARGE, Release};
+pub use identity::Identity;
 pub use last_words::{End, Lost};
+pub use mover::{Moved, Mover, Plan, Policy, Progress};
+pub use ours::{Ours, Step};
+pub use question::{Answer, Question};
 pub use reason::Reason;
+pub use record::Record;
+pub use snapshot::Snapshot;
 
 use backend::Backend;
 use frontend::{Frontend, Packet};
@@ -61,6 +77,12 @@ pub enum Recognised {
     No,
 }
 
+/// Whether the server's next bytes begin with nothing but notices and notifications, whole ones, and at most part of a message
+/// behind them.
+pub fn is_idle_talk(bytes: &[u8]) -> bool {
+    message::Messages(bytes).all(|(kind, _)| matches!(kind, b'N' | b'A'))
+}
+
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
 pub struct Observer {
@@ -72,6 +94,7 @@ pub struct Observer {
     blind: Option<Reason>,
     /// Not blind, and not movable all the same.
     fixed: Option<Reason>,
+    record: Record,
     over: bool,
     /// The server has said so.
     told: bool,
@@ -110,12 +133,16 @@ impl Observer {
                     self.fixed = Some(Reason::Cancel);
                     self.over = true;
                 }
-                Packet::Startup { fixed } => {
+                Packet::Startup { packet, fixed } => {
                     self.recognised = true;
                     self.fixed = fixed;
+                    self.record.packet = packet;
                     self.push_startup();
                 }
-                Packet::Message(kind) => self.asked(kind),
+                Packet::Message { kind, body, whole } => {
+                    self.record.asked(kind, &body, whole);
+                    self.asked(kind);
+                }
             }
         }
     }
@@ -224,6 +251,26 @@ impl Observer {
         }
     }
 
+    /// Whether what is sent next begins a first packet: a startup packet, or a request to cancel.
+    pub fn at_beginning(&self) -> bool {
+        self.blind.is_none() && !self.over && self.front.at_beginning()
+    }
+
+    /// What the session was begun with and has been told.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The session goes on on another server, which has told this.
+    pub fn moved(&mut self, moved: &Moved) {
+        self.record.parameters = moved.parameters.clone();
+    }
+
+    fn note(&mut self, kind: u8) {
+        let (body, whole) = self.back.told();
+        self.record.told(kind, body, whole);
+    }
+
     fn push_startup(&mut self) {
         if !self.queue.push(queue::Entry::Startup) {
             self.lose_sight(Reason::Pipeline);
@@ -267,11 +314,16 @@ impl Observer {
         let login = self.transaction.is_none();
         match kind {
             // They come at any time.
-            b'N' | b'A' | b'S' => {}
+            b'S' => self.note(kind),
+            b'N' | b'A' => {}
             b'E' if self.back.is_fatal() => (self.over, self.told) = (true, true),
             b'E' if login => return Err(Reason::NotUnderstood),
-            b'E' => self.queue.error().ok_or(Reason::NotUnderstood)?,
-            b'R' | b'K' | b'v' if login => {}
+            b'E' => {
+                self.record.failed();
+                self.queue.error().ok_or(Reason::NotUnderstood)?;
+            }
+            b'K' if login => self.note(kind),
+            b'R' | b'v' if login => {}
             b'Z' => {
                 let status = match self.back.body() {
                     b"I" => Transaction::Idle,

@@ -3,8 +3,6 @@
 /// See the module's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Moving sessions of this protocol is not built yet.
-    Unsupported,
     /// The login is not complete.
     Login,
     /// A request is in flight.
@@ -37,12 +35,49 @@ pub enum Reason {
     NotUnderstood,
     /// Another protocol.
     NotPostgres,
+    /// What the session has become since it was last idle is not known yet.
+    StatePending,
+    /// The question what it has become was not answered in a way that is understood.
+    UnknownState,
+    /// The server lacks our extension.
+    NoExtension,
+    /// More state than is kept.
+    TooLarge,
+    /// Temporary objects.
+    Temporary,
+    /// Session advisory locks.
+    AdvisoryLock,
+    /// Cursors WITH HOLD.
+    HoldableCursor,
+    /// LISTEN.
+    Listens,
+    /// PREPARE beside other statements.
+    PreparedInBatch,
+    /// Prepared statements whose columns the application knows.
+    Described,
+    /// A library that may keep something.
+    Library,
+    /// A setting that cannot be read.
+    Unreadable,
+    /// Deferrable defaults.
+    Deferrable,
+    /// The other server wants a secret.
+    LoginNeedsPassword,
+    /// The other server refuses.
+    LoginRefused,
+    /// Not one that may follow.
+    OtherServer,
+    /// A statement failed there.
+    RestoreFailed,
+    /// It came out otherwise.
+    StateDiffers,
+    /// Nobody was found who serves the name.
+    NoServer,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Self; 17] = [
-        Self::Unsupported,
+    pub const ALL: [Self; 35] = [
         Self::Login,
         Self::InFlight,
         Self::Transaction,
@@ -59,12 +94,30 @@ impl Reason {
         Self::Shared,
         Self::NotUnderstood,
         Self::NotPostgres,
+        Self::StatePending,
+        Self::UnknownState,
+        Self::NoExtension,
+        Self::TooLarge,
+        Self::Temporary,
+        Self::AdvisoryLock,
+        Self::HoldableCursor,
+        Self::Listens,
+        Self::PreparedInBatch,
+        Self::Described,
+        Self::Library,
+        Self::Unreadable,
+        Self::Deferrable,
+        Self::LoginNeedsPassword,
+        Self::LoginRefused,
+        Self::OtherServer,
+        Self::RestoreFailed,
+        Self::StateDiffers,
+        Self::NoServer,
     ];
 
     /// The word that `vianet_info` and the log show, and that users look up.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Unsupported => "unsupported",
             Self::Login => "login",
             Self::InFlight => "in_flight",
             Self::Transaction => "transaction",
@@ -81,13 +134,31 @@ impl Reason {
             Self::Shared => "shared",
             Self::NotUnderstood => "not_understood",
             Self::NotPostgres => "not_postgres",
+            Self::StatePending => "state_pending",
+            Self::UnknownState => "unknown_state",
+            Self::NoExtension => "no_extension",
+            Self::TooLarge => "too_large",
+            Self::Temporary => "temporary",
+            Self::AdvisoryLock => "advisory_lock",
+            Self::HoldableCursor => "holdable_cursor",
+            Self::Listens => "listens",
+            Self::PreparedInBatch => "prepared_in_batch",
+            Self::Described => "described",
+            Self::Library => "library",
+            Self::Unreadable => "unreadable",
+            Self::Deferrable => "deferrable",
+            Self::LoginNeedsPassword => "login_needs_password",
+            Self::LoginRefused => "login_refused",
+            Self::OtherServer => "other_server",
+            Self::RestoreFailed => "restore_failed",
+            Self::StateDiffers => "state_differs",
+            Self::NoServer => "no_server",
         }
     }
 
     /// What it means.
     pub fn text(self) -> &'static str {
         match self {
-            Self::Unsupported => "PostgreSQL sessions are not moved to another server yet",
             Self::Login => "the login is not complete",
             Self::InFlight => "a request is in flight",
             Self::Transaction => "a transaction is open",
@@ -106,6 +177,35 @@ impl Reason {
             }
             Self::NotUnderstood => "the messages seen are not those of the known protocol",
             Self::NotPostgres => "the stream is not PostgreSQL's",
+            Self::StatePending => "what the session has become is not known yet",
+            Self::UnknownState => "the server did not say what the session has become",
+            Self::NoExtension => {
+                "the server has not the extension vianet, which tells what a session has become"
+            }
+            Self::TooLarge => "the session has more state than is kept",
+            Self::Temporary => "the session has temporary tables or other temporary objects",
+            Self::AdvisoryLock => "the session holds advisory locks",
+            Self::HoldableCursor => "the session has cursors WITH HOLD",
+            Self::Listens => "the session listens, and would miss what is notified meanwhile",
+            Self::PreparedInBatch => "a statement was prepared in a query with other statements",
+            Self::Described => {
+                "the application knows the columns of a prepared statement, which may differ on another server"
+            }
+            Self::Library => "a library is loaded that may keep something in the session",
+            Self::Unreadable => {
+                "the session has a setting, role or statement that cannot be read back"
+            }
+            Self::Deferrable => {
+                "serializable read only deferrable is the default of its transactions, and makes every question wait"
+            }
+            Self::LoginNeedsPassword => {
+                "the other server asks for a secret that the library has not"
+            }
+            Self::LoginRefused => "the other server refuses the login",
+            Self::OtherServer => "the other server is none that may carry the session on",
+            Self::RestoreFailed => "the session could not be made again on the other server",
+            Self::StateDiffers => "the session that was made again differs from what it was",
+            Self::NoServer => "no other server was found in time",
         }
     }
 }

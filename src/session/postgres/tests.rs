@@ -2,7 +2,10 @@
 
 mod cuts;
 mod model;
+mod moves;
+mod moving;
 mod noise;
+mod ours;
 mod transcript;
 
 use super::*;
@@ -297,6 +300,7 @@ fn a_session_ends_in_good_order_only_where_nothing_was_lost() {
         observer.received(said);
         observer.end(
             Lost {
+                why: Reason::NoServer,
                 name: "sales",
                 node: "node-a",
             },

@@ -107,8 +107,30 @@ impl Channel {
         }
         self.enter_rx()?;
         let received = self.fetch(dst, wait, kicks, take);
-        self.leave_rx();
+        match take {
+            Take::Tapped(tap) if self.stays_quiet(tap) => {}
+            _ => self.leave_rx(),
+        }
         received
+    }
+
+    fn stays_quiet(&self, tap: &dyn Tap) -> bool {
+        tap.is_quiet() && !self.rx.finished()
+    }
+
+    /// Lets `tap` take out what is not for the receiver. True: all of it has come, and the level is right again. The caller
+    /// holds the receive direction's lock.
+    pub fn sift(&self, tap: &dyn Tap) -> bool {
+        if self.enter_rx().is_err() {
+            return true; // found again by whoever reads on
+        }
+        // An impossible index likewise.
+        let _ = self.pop_tapped(&mut [], self.rx.finished(), tap);
+        let quiet = self.stays_quiet(tap);
+        if !quiet {
+            self.leave_rx();
+        }
+        !quiet
     }
 
     fn fetch(
@@ -217,9 +239,13 @@ impl Channel {
             ahead: &|skip, out| self.rx.peek(skip, out).unwrap_or(0),
         };
         let taken = tap.receives(head, &mut come);
-        let next = head.wrapping_add((taken.bytes + taken.next) as u64);
+        let gone = taken.skipped + taken.bytes;
+        let next = head.wrapping_add((gone + taken.next) as u64);
         self.wanted.store(next, Ordering::Relaxed);
-        self.rx.consume(taken.bytes);
+        self.rx.consume(gone);
+        if taken.skipped > 0 {
+            self.consumed_some();
+        }
         Ok(taken.bytes)
     }
 

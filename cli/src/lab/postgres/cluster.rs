@@ -255,6 +255,10 @@ impl Server<'_> {
     /// Who may log in from where. The first two lines are the server's own machine only.
     fn access_rules(&self) -> String {
         let [a, b] = NodeName::ALL.map(|n| self.lab.relay_source(n));
+        let relays = match self.lab.meta.trust {
+            true => "trust",
+            false => "scram-sha-256",
+        };
         format!(
             "# The superuser and the health check: only on this machine, only the named users of it.\n\
              local all         postgres    peer map=lab\n\
@@ -262,8 +266,8 @@ impl Server<'_> {
              # The nodes' daemons, which look up verifiers for login tickets.\n\
              local app         vianet      peer map=lab\n\
              # The nodes' relays: clients that come through vianet prove who they are with their password.\n\
-             host  app         app         {a}/32  scram-sha-256\n\
-             host  app         app         {b}/32  scram-sha-256\n\
+             host  app         app         {a}/32  {relays}\n\
+             host  app         app         {b}/32  {relays}\n\
              # Clients on this machine without vianet.\n\
              host  app         app         127.0.0.1/32  scram-sha-256\n\
              # The standby.\n\

@@ -171,8 +171,9 @@ impl Tap for Pairs {
 
     fn receives(&self, _: u64, come: &mut Come<'_>) -> Taken {
         let pairs = come.available.min(come.room.len()) & !1;
-        self.0.borrow_mut().extend_from_slice(come.take(pairs));
+        self.0.borrow_mut().extend_from_slice(come.take(0, pairs));
         Taken {
+            skipped: 0,
             bytes: pairs,
             next: 2,
         }

@@ -1,0 +1,438 @@
+//! PostgreSQL sessions that go on on the second server, with psql and a libpq program on the real thing; and those that do not,
+//! and why. `VIANET_TEST_TIMES` says how many failovers each test makes.
+//!
+//! Skipped, with a line that says so, where PostgreSQL, its server headers or psql are not installed.
+
+#[path = "pg_ext/mod.rs"]
+mod pg_ext;
+#[path = "pg_lab/mod.rs"]
+mod pg_lab;
+
+use pg_ext::Installation;
+use pg_lab::{LIMIT, Lab, Libpq};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// A lab whose servers have the extension.
+struct Movable {
+    lab: Lab,
+    _installation: Installation,
+}
+
+impl Movable {
+    fn up(engine: &str, subnet: u8, more: &[&str]) -> Option<Self> {
+        let installation = Installation::make()?;
+        let bin = installation.bin.to_str().unwrap().to_owned();
+        let lab = Lab::up_with(engine, subnet, &[&["--pg-bin", &*bin], more].concat())?;
+        lab.wait_until_active("node-a");
+        let config = lab.dir().join("client.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let settings = "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n";
+        std::fs::write(&config, text + settings).unwrap();
+        Some(Self {
+            lab,
+            _installation: installation,
+        })
+    }
+
+    /// Loses the active node, and waits until the other one serves.
+    fn lose(&self) -> &'static str {
+        let [lost, other] = match self.lab.status()["active"]["sales"].as_str() {
+            Some("node-a") => ["node-a", "node-b"],
+            _ => ["node-b", "node-a"],
+        };
+        self.lab.good(&["kill", lost]);
+        self.lab.wait_until_active(other);
+        lost
+    }
+
+    fn bring_back(&self, lost: &str) {
+        self.lab.good(&["start", lost]);
+        self.lab.until("both nodes serve", |status| {
+            let nodes = status["nodes"].as_array();
+            nodes.is_some_and(|nodes| {
+                let role = |node: &serde_json::Value| node["servers"]["sales"]["role"].clone();
+                nodes.iter().all(|node| !role(node).is_null())
+            })
+        });
+    }
+}
+
+fn times() -> u32 {
+    std::env::var("VIANET_TEST_TIMES").map_or(1, |times| times.parse().unwrap())
+}
+
+/// What the library says in a program.
+struct Debug {
+    path: PathBuf,
+    /// Bytes of it before the last statement.
+    seen: usize,
+}
+
+impl Debug {
+    fn new(dir: &Path) -> Self {
+        let path = tempfile::Builder::new().tempfile_in(dir).unwrap();
+        Self {
+            path: path.into_temp_path().keep().unwrap(),
+            seen: 0,
+        }
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(&self.path).unwrap_or_default()
+    }
+
+    /// A statement comes. What the one before has made of the session is known by then, and not taken for what this one does.
+    #[track_caller]
+    fn statement(&mut self) {
+        self.movable();
+        self.seen = self.text().len();
+    }
+
+    /// Whether the session is movable, once it has been idle and the server has answered.
+    #[track_caller]
+    fn movable(&self) -> String {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let text = self.text();
+            let new = text.get(self.seen..).unwrap_or_default();
+            let known = new
+                .lines()
+                .filter_map(|line| line.split_once(": movable: "));
+            let known = known.map(|(_, word)| word.to_owned());
+            let mut known = known.filter(|word| word != "state_pending");
+            if let Some(word) = known.next_back() {
+                return word;
+            }
+            assert!(Instant::now() < end, "{text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// psql in a terminal, so to speak: held open, a statement now and then.
+struct Psql {
+    child: Child,
+    lines: Receiver<String>,
+    errors: PathBuf,
+    debug: Debug,
+}
+
+impl Psql {
+    fn start(lab: &Lab) -> Self {
+        let debug = Debug::new(lab.dir.path());
+        let errors = debug.path.with_extension("errors");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vianet"))
+            .args([
+                "run",
+                "--strict",
+                "--",
+                "psql",
+                "-h",
+                "sales.lab",
+                "-U",
+                "app",
+            ])
+            .args(["-d", "app", "-X", "-At"])
+            .env("VIANET_CONFIG", lab.dir().join("client.toml"))
+            .env("VIANET_DEBUG", &debug.path)
+            .env("PGPASSWORD", "app")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&errors).unwrap())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (said, lines) = channel();
+        std::thread::spawn(move || out.map_while(Result::ok).try_for_each(|l| said.send(l)));
+        Self {
+            child,
+            lines,
+            errors,
+            debug,
+        }
+    }
+
+    /// Sends lines, with one statement at most.
+    fn tell(&mut self, text: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        let _ = writeln!(stdin, "{text}");
+    }
+
+    /// The rows that a statement gives.
+    #[track_caller]
+    fn ask(&mut self, text: &str) -> Vec<String> {
+        self.debug.statement();
+        self.tell(&format!("{text}\n\\echo --"));
+        let mut rows = Vec::new();
+        loop {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) if line == "--" => return rows,
+                Ok(line) => rows.push(line),
+                Err(why) => panic!("{text}: {why}\n{}{}", self.errors(), self.debug.text()),
+            }
+        }
+    }
+
+    fn errors(&self) -> String {
+        std::fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        drop(self.child.stdin.take());
+        let end = Instant::now() + LIMIT;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "psql does not end: {}", self.errors());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (self.child.wait().unwrap().code(), self.errors())
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const STATE: &str = "select current_setting('search_path'), current_setting('TimeZone'), \
+     current_setting('app.tenant'), current_setting('app.empty'), current_setting('role'), \
+     current_setting('work_mem'), current_setting('statement_timeout');";
+
+fn psql_goes_on(engine: &str, subnet: u8) {
+    let Some(movable) = Movable::up(engine, subnet, &["--trust"]) else {
+        return;
+    };
+    movable.lab.sql("create table t (id int, note text)");
+    let mut psql = Psql::start(&movable.lab);
+    for statement in [
+        "set search_path = public, pg_catalog",
+        "set timezone = 'Asia/Kathmandu'",
+        "set app.tenant = '42'",
+        "begin\\; set app.empty = 'x'\\; rollback",
+        "set role app",
+        "set work_mem = '7MB'",
+        "set statement_timeout = '77s'",
+        "prepare q (int) as select note from t where id = $1",
+        "insert into t values (1, 'before')",
+    ] {
+        psql.ask(&format!("{statement};"));
+    }
+    let before = psql.ask(STATE);
+    assert_eq!(
+        before,
+        ["public, pg_catalog|Asia/Kathmandu|42||app|7MB|77s"]
+    );
+    for round in 0..times() {
+        assert_eq!(psql.debug.movable(), "yes");
+        let lost = movable.lose();
+        let after = psql.ask(STATE);
+        assert_eq!(before, after, "round {round}\n{}", psql.errors());
+        assert_eq!(psql.ask("execute q (1);"), ["before"], "{}", psql.errors());
+        let id = round + 2;
+        psql.ask(&format!("insert into t values ({id}, 'after');"));
+        assert_eq!(psql.ask(&format!("execute q ({id});")), ["after"]);
+        movable.bring_back(lost);
+    }
+    let rows = movable
+        .lab
+        .sql("select count(*), count(distinct id) from t");
+    assert_eq!(rows, format!("{0}|{0}", times() + 1));
+    assert_eq!(psql.end(), (Some(0), String::new()));
+}
+
+#[test]
+fn psql_goes_on_on_the_standby_as_if_nothing_had_happened() {
+    psql_goes_on("postgres", 140);
+}
+
+#[test]
+fn psql_goes_on_at_the_other_node_of_a_shared_server() {
+    psql_goes_on("postgres-shared", 141);
+}
+
+#[test]
+fn what_a_libpq_program_has_prepared_goes_on() {
+    let Some(movable) = Movable::up("postgres-shared", 142, &["--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.sql("create table t (id int, note text); insert into t values (1, 'one'), (2, 'two')");
+    let program = Libpq::build(lab.dir.path());
+    let value = |client: &mut Libpq, debug: &mut Debug, statement: &str| {
+        debug.statement();
+        client.value(lab, statement)
+    };
+    for transport in ["shm", "tcp"] {
+        let mut debug = Debug::new(lab.dir.path());
+        let environment = [("VIANET_DEBUG", &*debug.path)];
+        let mut client = Libpq::start_with(lab, &program, transport, &environment);
+        // It connects at the first one.
+        client.value(lab, "set application_name = 'moves'");
+        value(
+            &mut client,
+            &mut debug,
+            "\\prepare q select note from t where id = $1",
+        );
+        value(
+            &mut client,
+            &mut debug,
+            "\\prepare - select note || '!' from t where id = $1",
+        );
+        for _ in 0..times() {
+            assert_eq!(value(&mut client, &mut debug, "\\execute q 1"), "one");
+            assert_eq!(value(&mut client, &mut debug, "\\execute - 2"), "two!");
+            assert_eq!(debug.movable(), "yes");
+            let lost = movable.lose();
+            // The unnamed one first: another statement would take its place.
+            assert_eq!(value(&mut client, &mut debug, "\\execute - 1"), "one!");
+            assert_eq!(value(&mut client, &mut debug, "\\execute q 2"), "two");
+            assert_eq!(value(&mut client, &mut debug, "\\execute q 1"), "one");
+            movable.bring_back(lost);
+        }
+        assert_eq!(
+            value(&mut client, &mut debug, "\\params 2 select $1::int + 1"),
+            "3"
+        );
+        assert_eq!(
+            value(&mut client, &mut debug, "show application_name"),
+            "moves"
+        );
+        // One whose columns the program was told may come out otherwise: it does not move.
+        value(&mut client, &mut debug, "\\describe q");
+        assert_eq!(debug.movable(), "described");
+        let lost = movable.lose();
+        let told = client.answer(lab, "\\execute q 1");
+        assert!(
+            told.starts_with("lost 57P01 ") && told.contains("described"),
+            "{told}"
+        );
+        movable.bring_back(lost);
+    }
+}
+
+#[test]
+fn a_session_that_cannot_be_made_again_is_told_why() {
+    let Some(movable) = Movable::up("postgres-shared", 143, &["--trust"]) else {
+        return;
+    };
+    for round in 0..times() {
+        for (statement, reason) in [
+            ("create temporary table mine (id int);", "temporary"),
+            ("select pg_advisory_lock(42);", "advisory_lock"),
+            (
+                "declare c cursor with hold for select 1;",
+                "holdable_cursor",
+            ),
+            ("listen channel;", "listens"),
+            ("prepare a as select 1\\; select 2;", "prepared_in_batch"),
+        ] {
+            let mut psql = Psql::start(&movable.lab);
+            psql.ask(statement);
+            assert_eq!(psql.debug.movable(), reason, "{}", psql.errors());
+            let lost = movable.lose();
+            psql.tell("select 'it ran';");
+            let (code, errors) = psql.end();
+            assert_eq!(code, Some(2), "{errors}");
+            for part in [
+                "FATAL:  terminating connection: the server was lost",
+                reason,
+            ] {
+                assert!(errors.contains(part), "{round} {reason}: {errors}");
+            }
+            movable.bring_back(lost);
+        }
+    }
+}
+
+#[test]
+fn a_login_that_needs_a_password_is_refused_by_name() {
+    let Some(movable) = Movable::up("postgres-shared", 144, &[]) else {
+        return;
+    };
+    for _ in 0..times() {
+        let mut psql = Psql::start(&movable.lab);
+        psql.ask("set app.tenant = '42';");
+        assert_eq!(psql.debug.movable(), "yes");
+        let lost = movable.lose();
+        psql.tell("select 'it ran';");
+        let (code, errors) = psql.end();
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains("login_needs_password"), "{errors}");
+        movable.bring_back(lost);
+    }
+}
+
+/// Whatever of ours is run in such a session means what it says.
+#[test]
+fn settings_that_change_what_statements_mean_are_carried_over() {
+    let Some(movable) = Movable::up("postgres", 145, &["--trust"]) else {
+        return;
+    };
+    let mut psql = Psql::start(&movable.lab);
+    for statement in [
+        "create schema evil",
+        "create function evil.no(oid, oid) returns bool language sql as 'select false'",
+        "create operator evil.= (leftarg = oid, rightarg = oid, function = evil.no)",
+        "create function evil.set_config(text, text, bool) returns text language sql as 'select null'",
+        "create function evil.substr(text, int, int) returns text language sql as 'select null'",
+        "create table evil.pg_proc (oid oid, prolang oid)",
+        "set search_path = evil, pg_catalog, public",
+        "set client_encoding = 'LATIN1'",
+        "set app.name = 'Z\u{fc}rich ''in quotes'' \\ \"and\" more'",
+        "set standard_conforming_strings = off",
+        "set backslash_quote = off",
+        "set quote_all_identifiers = on",
+        "set datestyle = 'German'",
+        "set intervalstyle = 'sql_standard'",
+        "set extra_float_digits = -3",
+        "set cursor_tuple_fraction = 0.123456789",
+        "set bytea_output = 'escape'",
+        "set transform_null_equals = on",
+        "set default_transaction_isolation = 'serializable'",
+        "set default_transaction_read_only = on",
+    ] {
+        psql.ask(&format!("{statement};"));
+    }
+    let all = "select pg_catalog.string_agg(s, '|' order by s) from (select name || '=' || setting \
+               from pg_catalog.pg_settings where source = 'session' union all \
+               select 'app.name=' || current_setting('app.name')) as all_of_them(s);";
+    let before = psql.ask(all);
+    assert!(
+        before[0].contains("in quotes") && before[0].contains("German"),
+        "{before:?}"
+    );
+    for round in 0..times() {
+        assert_eq!(psql.debug.movable(), "yes", "{}", psql.errors());
+        let lost = movable.lose();
+        assert_eq!(psql.ask(all), before, "round {round}: {}", psql.errors());
+        movable.bring_back(lost);
+    }
+    let (code, errors) = psql.end();
+    assert_eq!((code, &*errors), (Some(0), ""));
+}
+
+#[test]
+fn a_session_that_listens_goes_on_where_that_is_wanted() {
+    let Some(movable) = Movable::up("postgres-shared", 146, &["--trust"]) else {
+        return;
+    };
+    let config = movable.lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap() + "move_listening = true\n";
+    std::fs::write(&config, text).unwrap();
+    let mut psql = Psql::start(&movable.lab);
+    psql.ask("listen \"A \"\"channel\";");
+    for _ in 0..times() {
+        assert_eq!(psql.debug.movable(), "yes");
+        let lost = movable.lose();
+        let said = psql.ask("notify \"A \"\"channel\", 'here';");
+        let heard = "Asynchronous notification \"A \"channel\" with payload \"here\" received";
+        assert!(said.iter().any(|line| line.starts_with(heard)), "{said:?}");
+        movable.bring_back(lost);
+    }
+    assert_eq!(psql.end(), (Some(0), String::new()));
+}

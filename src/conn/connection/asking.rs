@@ -1,0 +1,313 @@
+//! Questions of ours in the application's session: when they are asked, and how their answers are kept from it.
+//!
+//! The I/O thread asks, at a safe point of a session that has been idle for a while. The bytes go into the channel as a send of
+//! the application would; its own queue behind them. The answer is taken out of the stream by whoever receives: a call of
+//! the application that is inside, or the I/O thread, which looks every millisecond. Until it has come whole the
+//! descriptor is not readable, since the consumer's wake word stays INSIDE. Which bytes are meant is one word on the control
+//! page ([`Ours`]), so that a forked process goes on where another left.
+
+use super::session::{Asked, Known, State, Theirs};
+use super::*;
+use crate::log;
+use crate::session::postgres::{Answer, Ours, Question, Reason, Step};
+use crate::via::channel::Come;
+
+/// So many answers in a row that were of no use are enough.
+const FAILURES: u32 = 3;
+/// Longest answer. Bytes.
+const LONGEST: usize = 262_144;
+
+/// What the I/O thread is to do about a session's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// Nothing, until it is told again.
+    Off,
+    /// Look again later, and say then that it looked at these offsets.
+    Later((u64, u64)),
+    /// Ask.
+    Ask(Question),
+}
+
+impl Conn {
+    /// Whether the I/O thread waits for the session to be idle, or is to begin with it.
+    pub fn is_watched(&self) -> bool {
+        // Where that cannot be said now, it is said later.
+        let watched = || (self.followed.state.lock_if_free()).is_none_or(|state| state.watched);
+        self.followed.is_on() && watched()
+    }
+
+    /// Whether the I/O thread is to be told of [`Conn::is_watched`]. Says so once.
+    pub(super) fn takes_note(&self) -> bool {
+        let resting = &self.followed.resting;
+        resting.load(Ordering::Relaxed) && resting.swap(false, Ordering::AcqRel)
+    }
+
+    /// A safe point was reached, perhaps. One call of the I/O thread for many of those.
+    pub(super) fn note_rest(&self, state: &mut State) {
+        if !state.watched && state.question().is_some() && state.observer.at_safe_point() {
+            state.watched = true;
+            self.followed.resting.store(true, Ordering::Release);
+        }
+    }
+
+    /// What to do about the session's state, which was looked at `last` as it was at these offsets.
+    pub fn rest(&self, last: Option<(u64, u64)>) -> Rest {
+        let usable = |channel: &Arc<Channel>| {
+            channel.wire.transport() != Transport::Plain && channel.broken().is_none()
+        };
+        let usable = self.channel().as_ref().is_some_and(usable);
+        let Some(mut state) = self.followed.state.lock_if_free() else {
+            return Rest::Later((0, 0));
+        };
+        let (at, question) = ((state.sent, state.received), state.question());
+        match question {
+            Some(question) if usable && state.observer.at_safe_point() => match last == Some(at) {
+                true => Rest::Ask(question),
+                false => Rest::Later(at),
+            },
+            _ => {
+                state.watched = false;
+                Rest::Off
+            }
+        }
+    }
+
+    /// Asks, if it can be done now.
+    pub fn ask(&self, question: Question, seed: u64) -> bool {
+        let bytes = question.bytes(seed);
+        let (Some(_rx), Some(_tx)) = (
+            self.try_hold(&self.control.rx),
+            self.try_hold(&self.control.tx),
+        ) else {
+            return false;
+        };
+        let words = &self.control;
+        let shut = [&words.read_shut, &words.write_shut, &words.held];
+        if words.phase() != Phase::Established
+            || shut.iter().any(|word| word.load(Ordering::Acquire))
+        {
+            return false;
+        }
+        let Some(channel) = self.channel() else {
+            return false;
+        };
+        // SAFETY: the receive direction's lock is held.
+        if unsafe { !(*self.rx.get()).left.is_empty() } {
+            return false;
+        }
+        let Some(mut state) = self.followed.state.lock_if_free() else {
+            return false;
+        };
+        let seen = (state.sent, state.received);
+        let quiet = || {
+            seen == (channel.accepted(), channel.consumed())
+                && channel.come() == 0
+                && !channel.rx.finished()
+                && channel.room() > bytes.len()
+                && self.ours().is_over()
+        };
+        if !state.observer.at_safe_point() || !quiet() {
+            return false;
+        }
+        // What somebody reads out of the bell from here on is not ours.
+        channel.hold_reads();
+        if !quiet() {
+            channel.open_reads();
+            return false;
+        }
+        words.ours.store(Ours::asked(1).word(), Ordering::Release);
+        words.ours_taken.store(0, Ordering::Release);
+        self.asks(&channel);
+        let wait = crate::via::channel::Wait::No;
+        // There is room. A channel that breaks now has taken all of it or nothing, and is found to be broken by others.
+        let sent = channel.send(&[IoSlice::new(&bytes)], wait).unwrap_or(0);
+        if sent == 0 {
+            words.ours.store(0, Ordering::Release);
+            channel.open_reads();
+            return false;
+        }
+        words.sent_here.fetch_add(sent as u64, Ordering::Relaxed);
+        state.sent = channel.accepted();
+        state.asked = Some(Asked {
+            question,
+            seed,
+            sent: state.sent,
+            answer: Vec::new(),
+            outdated: false,
+        });
+        true
+    }
+
+    /// Takes what has come of the answer, if nobody else does. True: all of it has come, or never will.
+    pub fn collect(&self) -> bool {
+        if self.ours().is_over() {
+            return true;
+        }
+        let Ok(_rx) = self.control.rx.lock(Some(Duration::ZERO)) else {
+            return false; // a receiver is inside: it does the same
+        };
+        if self.control.held.load(Ordering::Acquire) {
+            return false; // a resumption copies what it would take
+        }
+        self.sift()
+    }
+
+    /// The same by the holder of the receive direction's lock.
+    pub(super) fn sift(&self) -> bool {
+        match self.channel() {
+            Some(channel) => channel.sift(self) && !self.ours().passes(),
+            None => true,
+        }
+    }
+
+    /// Takes off the front of what has come what answers a question of ours. For the holder of the receive direction's lock.
+    pub(super) fn take_ours(
+        &self,
+        at: u64,
+        come: &Come<'_>,
+        large: usize,
+        mut state: Option<&mut State>,
+    ) -> Theirs {
+        if let Some(state) = &mut state
+            && state.received != at
+        {
+            state.observer.lose_sight(Reason::Shared);
+        }
+        let mut ours = self.ours();
+        if ours.is_over() {
+            return Theirs::Some {
+                skip: 0,
+                most: usize::MAX,
+            };
+        }
+        let mut skip = 0;
+        let theirs = loop {
+            let available = come.available - skip;
+            match ours.step(available, large, |out| (come.ahead)(skip, out)) {
+                Step::Take(n) => {
+                    let asked = state.as_mut().and_then(|state| state.asked.as_mut());
+                    if let Some(asked) = asked.filter(|asked| asked.answer.len() + n <= LONGEST) {
+                        let from = asked.answer.len();
+                        asked.answer.resize(from + n, 0);
+                        (come.ahead)(skip, &mut asked.answer[from..]);
+                    }
+                    skip += n;
+                }
+                // Nothing follows: whosever it was, it will never be whole.
+                Step::Wait(_) if come.last => {
+                    skip = come.available;
+                    ours = Ours::default();
+                    break Theirs::Nothing { skip, next: 1 };
+                }
+                Step::Wait(next) => break Theirs::Nothing { skip, next },
+                Step::Pass(most) => {
+                    let mut kind = [0; 1];
+                    (come.ahead)(skip, &mut kind);
+                    let asked = state.as_mut().and_then(|state| state.asked.as_mut());
+                    if let (Some(asked), b'S') = (asked, kind[0]) {
+                        asked.outdated = true;
+                    }
+                    break Theirs::Some { skip, most };
+                }
+                Step::Over => {
+                    break Theirs::Some {
+                        skip,
+                        most: usize::MAX,
+                    };
+                }
+            }
+        };
+        let taken = skip as u64 + self.control.ours_taken.load(Ordering::Relaxed);
+        self.control.ours_taken.store(taken, Ordering::Relaxed);
+        self.control.ours.store(ours.word(), Ordering::Release);
+        if let Some(state) = state {
+            state.received = at.wrapping_add(skip as u64);
+            if ours.is_over() {
+                self.answered(state, taken);
+            }
+        }
+        theirs
+    }
+
+    /// So many bytes went to the application of a message that came between ours, of which there were `most`.
+    pub(super) fn gave(&self, bytes: usize, most: usize) {
+        if most < usize::MAX && bytes > 0 {
+            let mut ours = self.ours();
+            ours.passed(bytes);
+            self.control.ours.store(ours.word(), Ordering::Release);
+        }
+    }
+
+    /// The channel is over: nothing that comes is ours any more. What was, up to now.
+    pub(super) fn take_back_ours(&self) -> Ours {
+        Ours::from_word(self.control.ours.swap(0, Ordering::AcqRel))
+    }
+
+    /// The answer has come, `taken` bytes of it by all processes.
+    fn answered(&self, state: &mut State, taken: u64) {
+        let Some(asked) = state.asked.take() else {
+            return;
+        };
+        let at = (asked.sent, state.received);
+        let whole = asked.answer.len() as u64 == taken;
+        let answer = match (whole, taken > LONGEST as u64) {
+            (true, _) => (asked.question).read(asked.seed, &asked.answer),
+            (false, true) => {
+                state.given_up = Some(Reason::TooLarge);
+                Err("the answer is too long".into())
+            }
+            (false, false) => Err("another process took part of the answer".into()),
+        };
+        let name = &self.name;
+        if let Err(why) = &answer {
+            let what = asked.question;
+            crate::log!(log::Level::Info, "conn", "{name}: {what:?}: {why}");
+        }
+        let failed = answer.is_err();
+        state.failures = if failed { state.failures + 1 } else { 0 };
+        let unknown = Known {
+            at,
+            state: Err(Reason::UnknownState),
+        };
+        state.known = match answer {
+            Ok(Answer::Identity(identity)) => {
+                if !identity.tells_state {
+                    state.given_up = Some(Reason::NoExtension);
+                }
+                state.identity = Some(identity);
+                None
+            }
+            Ok(Answer::State(_)) if asked.outdated => None,
+            Ok(Answer::State(snapshot)) => {
+                let described = state.observer.record().described && snapshot.has_prepared();
+                let obstacle = (snapshot.obstacle(&self.followed.policy))
+                    .or(described.then_some(Reason::Described));
+                if obstacle == Some(Reason::Deferrable) {
+                    state.given_up = obstacle;
+                }
+                let bytes = (asked.seed, asked.answer.into_boxed_slice());
+                let state = obstacle.map_or(Ok(bytes), Err);
+                Some(Known { at, state })
+            }
+            Err(_) => Some(unknown),
+        };
+        if state.failures >= FAILURES {
+            state.given_up.get_or_insert(Reason::UnknownState);
+        }
+        let movable = state.obstacle().map_or("yes", Reason::name);
+        crate::log!(log::Level::Debug, "conn", "{name}: movable: {movable}");
+    }
+}
+
+impl State {
+    /// What is to be asked, at the next safe point at which the session rests.
+    fn question(&self) -> Option<Question> {
+        if self.given_up.is_some() || self.asked.is_some() || self.current().is_some() {
+            return None;
+        }
+        Some(match &self.identity {
+            None => Question::Identity,
+            Some(_) => Question::State,
+        })
+    }
+}

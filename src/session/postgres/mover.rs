@@ -1,0 +1,274 @@
+//! Makes a session again on another server: logs in by the packet with which it began, finds out which server it is and what
+//! a fresh session is like there, makes it what the old one was, and reads everything back. Nothing of the application's is
+//! run; until the end the new session can be dropped and made again.
+
+use super::login::Login;
+use super::message::{self, Messages, Writer, error};
+use super::question::{self, Answer, Question};
+use super::{Identity, Reason, Record, Snapshot, backend, compare, restore};
+
+/// Most bytes of an answer.
+const MOST: usize = 4 << 20;
+/// Codes of a server that cannot take the session now, and perhaps can soon: too many connections, shutting down or starting.
+const NOT_NOW: [&str; 4] = ["53300", "57P01", "57P02", "57P03"];
+
+/// What is to be made again.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How it began.
+    pub record: Record,
+    /// Of which server.
+    pub identity: Identity,
+    /// What it had become.
+    pub state: Snapshot,
+    /// What is allowed.
+    pub policy: Policy,
+}
+
+/// What the configuration allows.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    /// A session that listens is made to listen again.
+    pub listening: bool,
+    /// Libraries that keep nothing in a session, besides those that are known; without `.so`.
+    pub libraries: Vec<String>,
+}
+
+/// A session that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The other server.
+    pub identity: Identity,
+    /// What it has reported.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The new BackendKeyData.
+    pub key: Vec<u8>,
+    /// Messages for the application: what is reported otherwise than before.
+    pub news: Vec<u8>,
+    /// The answer to [`Question::State`] there, with its seed.
+    pub state: (u64, Box<[u8]>),
+}
+
+/// How far it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// More must come.
+    More,
+    /// It is the same session.
+    Done(Box<Moved>),
+    /// Not now, and perhaps soon: everything may be tried again.
+    Again(String),
+    /// It cannot be.
+    Refused(Reason, String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Login,
+    AskIdentity,
+    AskState,
+    Restore,
+    Unnamed,
+    Check,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Mover {
+    plan: Plan,
+    login: Login,
+    seed: u64,
+    step: Step,
+    /// To be sent.
+    out: Vec<u8>,
+    /// What came of the step, whole messages first.
+    come: Vec<u8>,
+    /// Whole messages of this step.
+    whole: usize,
+    after: Record,
+    news: Vec<u8>,
+    identity: Option<Identity>,
+}
+
+impl Mover {
+    /// `first` is what logs in; `seed` makes names that the application has not.
+    pub fn new(plan: Plan, first: Vec<u8>, seed: u64) -> Self {
+        Self {
+            plan,
+            login: Login::default(),
+            seed,
+            step: Step::Login,
+            out: first,
+            come: Vec::new(),
+            whole: 0,
+            after: Record::default(),
+            news: Vec::new(),
+            identity: None,
+        }
+    }
+
+    /// What is to be sent.
+    pub fn output(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// So much of it was.
+    pub fn sent(&mut self, bytes: usize) {
+        self.out.drain(..bytes);
+    }
+
+    /// These bytes came. Not to be called again after anything but [`Progress::More`].
+    pub fn received(&mut self, bytes: &[u8]) -> Progress {
+        self.come.extend_from_slice(bytes);
+        while let Some(total) = message::total(&self.come[self.whole..]) {
+            let Some(one) = self.come.get(self.whole..self.whole + total) else {
+                break;
+            };
+            let (kind, body) = (one[0], one[5..].to_vec());
+            self.whole += total;
+            if let Err(end) = self.message(kind, &body) {
+                return end;
+            }
+        }
+        match self.come.len() > MOST {
+            true => Progress::Refused(Reason::TooLarge, "the answer is too long".into()),
+            false => Progress::More,
+        }
+    }
+
+    fn message(&mut self, kind: u8, body: &[u8]) -> Result<(), Progress> {
+        match (kind, self.step) {
+            (b'E', _) if backend::is_fatal(body) => {
+                let (code, text) = error(body);
+                let why = format!("{code} {text}");
+                return Err(match NOT_NOW.contains(&&*code) {
+                    true => Progress::Again(why),
+                    false => Progress::Refused(Reason::LoginRefused, why),
+                });
+            }
+            (b'R', Step::Login) => {
+                let answer = self.login.answer(body);
+                let answer = answer.map_err(|(reason, why)| Progress::Refused(reason, why))?;
+                self.out.extend_from_slice(&answer);
+            }
+            (b'S' | b'K', _) => self.after.told(kind, body, true),
+            (b'A', _) => self.news.extend_from_slice(&message::message(kind, body)),
+            (b'Z', _) => {
+                if body != b"I" {
+                    let why = "a transaction is open there".into();
+                    return Err(Progress::Refused(Reason::RestoreFailed, why));
+                }
+                let rest = self.come.split_off(self.whole);
+                let come = std::mem::replace(&mut self.come, rest);
+                self.whole = 0;
+                return self.ready(&come);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A step is done; what came of it.
+    fn ready(&mut self, come: &[u8]) -> Result<(), Progress> {
+        self.step = match self.step {
+            Step::Login => {
+                let mut out = Writer::default();
+                Question::Identity.write(self.seed, &mut out);
+                Question::State.write(self.seed, &mut out);
+                self.out.extend_from_slice(&out.into_bytes());
+                Step::AskIdentity
+            }
+            Step::AskIdentity => {
+                self.identify(come)?;
+                Step::AskState
+            }
+            Step::AskState => {
+                let now = self.read_state(come)?;
+                let steps = restore::plan(&self.plan.state, &now);
+                let mut out = Writer::default();
+                restore::write(&steps, &question::name(self.seed), &mut out);
+                if let Some(body) = &self.plan.record.unnamed {
+                    out.raw(b'P', body);
+                    out.sync();
+                }
+                Question::State.write(self.seed, &mut out);
+                self.out.extend_from_slice(&out.into_bytes());
+                Step::Restore
+            }
+            Step::Restore => {
+                if let Some((_, body)) = Messages(come).find(|(kind, _)| *kind == b'E') {
+                    let (code, text) = error(body);
+                    let why = format!("{code} {text}");
+                    return Err(Progress::Refused(Reason::RestoreFailed, why));
+                }
+                match self.plan.record.unnamed {
+                    Some(_) => Step::Unnamed,
+                    None => Step::Check,
+                }
+            }
+            // One that cannot be made is not there, and its next use says so.
+            Step::Unnamed => Step::Check,
+            Step::Check => {
+                let now = self.read_state(come)?;
+                if let Some(what) = compare::difference(&self.plan.state, &now) {
+                    return Err(Progress::Refused(Reason::StateDiffers, what));
+                }
+                return Err(self.done(come));
+            }
+        };
+        Ok(())
+    }
+
+    fn identify(&mut self, come: &[u8]) -> Result<(), Progress> {
+        let identity = match Question::Identity.read(self.seed, come) {
+            Ok(Answer::Identity(identity)) => identity,
+            Ok(_) => return Err(Progress::Refused(Reason::UnknownState, String::new())),
+            Err(why) => return Err(Progress::Refused(Reason::UnknownState, why)),
+        };
+        if identity.timeline.is_none() {
+            return Err(Progress::Again("it cannot be written to yet".into()));
+        }
+        let (before, after) = (&self.plan.record, &self.after);
+        let may = self.plan.identity.may_follow(&identity, before, after);
+        may.map_err(|(reason, why)| Progress::Refused(reason, why))?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    fn read_state(&self, come: &[u8]) -> Result<Snapshot, Progress> {
+        let state = match Question::State.read(self.seed, come) {
+            Ok(Answer::State(state)) => state,
+            Ok(_) => return Err(Progress::Refused(Reason::UnknownState, String::new())),
+            Err(why) => return Err(Progress::Refused(Reason::UnknownState, why)),
+        };
+        match state.obstacle(&self.plan.policy) {
+            Some(reason) => {
+                let why = format!("there: {}", reason.text());
+                Err(Progress::Refused(Reason::StateDiffers, why))
+            }
+            None => Ok(state),
+        }
+    }
+
+    fn done(&mut self, come: &[u8]) -> Progress {
+        let mut news = std::mem::take(&mut self.news);
+        for (name, value) in &self.after.parameters {
+            let before = self.plan.record.parameters.iter();
+            let mut before = before.filter(|(known, _)| known == name);
+            if before.next().is_none_or(|(_, old)| old != value) {
+                let body = [name, &b"\0"[..], value, b"\0"].concat();
+                news.extend_from_slice(&message::message(b'S', &body));
+            }
+        }
+        let Some(identity) = self.identity.take() else {
+            return Progress::Refused(Reason::UnknownState, "the server is not known".into());
+        };
+        Progress::Done(Box::new(Moved {
+            identity,
+            parameters: std::mem::take(&mut self.after.parameters),
+            key: std::mem::take(&mut self.after.key),
+            news,
+            state: (self.seed, come.into()),
+        }))
+    }
+}

@@ -1,0 +1,91 @@
+//! What we ask a server in a session that is the application's: at a safe point, by a named statement and portal (a simple
+//! query would destroy the unnamed ones), with qualified names and operators and in plain ASCII, so that no setting and no
+//! object of the session changes what is meant. Each is one SELECT outside a transaction block, so that nothing can be left
+//! behind, whatever comes of it.
+
+use super::message::{Messages, Writer, error};
+use super::{Identity, Snapshot};
+
+/// A question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Which server it is.
+    Identity,
+    /// What the session has become.
+    State,
+}
+
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Question::Identity`].
+    Identity(Identity),
+    /// To [`Question::State`].
+    State(Snapshot),
+}
+
+/// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with
+/// the first checkpoint only. Functions in C are a superuser's: a schema that somebody else called `vianet` is not asked.
+const IDENTITY: &str = "SELECT c.system_identifier, \
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
+    ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END, \
+    EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid OPERATOR(pg_catalog.=) \
+    CAST(pg_catalog.to_regprocedure('vianet.session_state(boolean)') AS pg_catalog.oid) \
+    AND p.prolang OPERATOR(pg_catalog.=) CAST(13 AS pg_catalog.oid)) \
+    FROM pg_catalog.pg_control_system() AS c";
+const STATE: &str = "SELECT s.kind, s.name, s.value, s.source, s.parameter_types FROM vianet.session_state(true) AS s";
+
+/// The name under which a question is asked; `seed` makes it one that the application has not.
+pub(super) fn name(seed: u64) -> String {
+    format!("vianet {seed:016x}")
+}
+
+impl Question {
+    /// The messages, which one ReadyForQuery ends.
+    pub fn bytes(self, seed: u64) -> Vec<u8> {
+        let mut out = Writer::default();
+        self.write(seed, &mut out);
+        out.into_bytes()
+    }
+
+    pub(super) fn write(self, seed: u64, out: &mut Writer) {
+        let text = match self {
+            Self::Identity => IDENTITY,
+            Self::State => STATE,
+        };
+        out.run(&name(seed), text.as_bytes(), &[]);
+        out.sync();
+    }
+
+    /// Reads what came back, up to its ReadyForQuery. The error is for the log.
+    pub fn read(self, seed: u64, bytes: &[u8]) -> Result<Answer, String> {
+        let mut rows = Vec::new();
+        let (mut end, mut told) = (None, None);
+        let mut taken = 0;
+        for (kind, body) in Messages(bytes) {
+            taken += body.len() + 5;
+            match kind {
+                b'D' => rows.push(body),
+                b'E' => {
+                    let (code, text) = error(body);
+                    return Err(format!("{code} {text}"));
+                }
+                b'C' => told = Some(body),
+                b'Z' => end = Some(body),
+                b'1' | b'2' | b'3' | b'n' | b'T' | b'N' | b'A' | b'S' => {}
+                kind => {
+                    return Err(format!("a message {:?} came back", char::from(kind)));
+                }
+            }
+        }
+        let all = format!("SELECT {}\0", rows.len());
+        if end != Some(b"I") || told != Some(all.as_bytes()) || taken != bytes.len() {
+            return Err("the answer is not whole".into());
+        }
+        let answer = match self {
+            Self::Identity => Identity::read(&rows).map(Answer::Identity),
+            Self::State => Snapshot::read(&rows, &name(seed)).map(Answer::State),
+        };
+        answer.ok_or_else(|| "the answer is not understood".into())
+    }
+}

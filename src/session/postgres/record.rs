@@ -1,0 +1,105 @@
+//! What a session was begun with and has been told, kept for the case that it must begin again on another server.
+
+use super::{Reason, message};
+
+/// Longest body of a message that is kept. Bytes.
+pub(super) const LONGEST: usize = 8192;
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Record {
+    /// The startup packet, as it was sent.
+    pub packet: Vec<u8>,
+    /// What the server has reported: names and last values.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// BackendKeyData: by which the application can cancel.
+    pub key: Vec<u8>,
+    /// The body of the last Parse without a name, where it may still be bound.
+    pub unnamed: Option<Vec<u8>>,
+    /// It was too long to be kept.
+    pub lacks_unnamed: bool,
+    /// The application knows the result's columns of a prepared statement, and may go by them.
+    pub described: bool,
+    /// Something that was reported was too long to be kept.
+    pub too_large: bool,
+}
+
+/// How much of a message's body is kept: names tell.
+pub(super) fn kept_of_client(kind: u8) -> usize {
+    match kind {
+        b'P' => LONGEST,
+        // Of a statement or a portal, and the first byte of its name.
+        b'D' | b'C' => 2,
+        _ => 0,
+    }
+}
+
+impl Record {
+    /// A whole message of the client; its body as far as it is kept, and whether that is all.
+    pub(super) fn asked(&mut self, kind: u8, body: &[u8], whole: bool) {
+        match (kind, body) {
+            // A simple query destroys it.
+            (b'Q', _) | (b'C', [b'S', 0, ..]) => self.forget_unnamed(),
+            (b'P', [0, ..]) => {
+                self.unnamed = whole.then(|| body.to_vec());
+                self.lacks_unnamed = !whole;
+            }
+            // Whether its text still fits what was told is not known elsewhere: it is not there any more.
+            (b'D', [b'S', 0, ..]) => self.forget_unnamed(),
+            (b'D', [b'S', ..]) => self.described = true,
+            _ => {}
+        }
+    }
+
+    /// ErrorResponse: whether a Parse before it was run is not known.
+    pub(super) fn failed(&mut self) {
+        self.forget_unnamed();
+    }
+
+    /// Without it, its next use is an error.
+    fn forget_unnamed(&mut self) {
+        self.unnamed = None;
+        self.lacks_unnamed = false;
+    }
+
+    /// What of it is missing.
+    pub fn obstacle(&self) -> Option<Reason> {
+        (self.too_large || self.lacks_unnamed).then_some(Reason::TooLarge)
+    }
+
+    /// ParameterStatus or BackendKeyData.
+    pub(super) fn told(&mut self, kind: u8, body: &[u8], whole: bool) {
+        match (kind, message::pair(body)) {
+            (b'K', _) => self.key = body.to_vec(),
+            (b'S', Some((name, value))) if whole => self.set(name, value),
+            (b'S', _) => self.too_large = true,
+            _ => {}
+        }
+    }
+
+    /// The last value of a reported parameter.
+    pub fn parameter(&self, name: &str) -> Option<&[u8]> {
+        let mut all = self.parameters.iter();
+        let found = all.find(|(known, _)| known == name.as_bytes());
+        found.map(|(_, value)| &value[..])
+    }
+
+    fn set(&mut self, name: &[u8], value: &[u8]) {
+        let at = self.parameters.iter().position(|(known, _)| known == name);
+        match at {
+            Some(at) if self.parameters[at].1 == value => {}
+            Some(at) => {
+                if name == b"client_encoding" {
+                    // Its text was in the one before.
+                    self.forget_unnamed();
+                }
+                self.parameters[at].1 = value.to_vec();
+            }
+            // A server reports some dozen.
+            None if self.parameters.len() < 64 => {
+                self.parameters.push((name.to_vec(), value.to_vec()));
+            }
+            None => self.too_large = true,
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a session has become, as the server extension tells it.
+
+use super::message::columns;
+use super::{Policy, Reason};
+
+/// See the module's text. Texts are in the session's client encoding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(super) rows: Vec<Row>,
+}
+
+/// One row of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) kind: Kind,
+    pub(super) name: Box<[u8]>,
+    pub(super) value: Option<Box<[u8]>>,
+    pub(super) source: Box<[u8]>,
+    pub(super) types: Box<[u32]>,
+}
+
+/// The kinds of rows that somebody asks for by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    Authenticated,
+    Authorization,
+    Role,
+    Setting,
+    Prepared,
+    Listen,
+    Library,
+    /// What cannot be made again, and why.
+    Fixed(Reason),
+}
+
+/// Libraries of functions that keep nothing in a session but settings: those are rows by themselves.
+const STATELESS: &[&[u8]] = &[
+    b"vianet",
+    b"plpgsql",
+    b"llvmjit",
+    b"_int",
+    b"amcheck",
+    b"auto_explain",
+    b"autoinc",
+    b"bloom",
+    b"btree_gin",
+    b"btree_gist",
+    b"citext",
+    b"cube",
+    b"dict_int",
+    b"dict_snowball",
+    b"dict_xsyn",
+    b"earthdistance",
+    b"file_fdw",
+    b"fuzzystrmatch",
+    b"hstore",
+    b"insert_username",
+    b"isn",
+    b"lo",
+    b"ltree",
+    b"moddatetime",
+    b"pageinspect",
+    b"passwordcheck",
+    b"pg_buffercache",
+    b"pg_freespacemap",
+    b"pg_prewarm",
+    b"pg_stat_statements",
+    b"pg_trgm",
+    b"pg_visibility",
+    b"pgcrypto",
+    b"pgrowlocks",
+    b"pgstattuple",
+    b"pgxml",
+    b"refint",
+    b"seg",
+    b"sslinfo",
+    b"tablefunc",
+    b"tcn",
+    b"tsm_system_rows",
+    b"tsm_system_time",
+    b"unaccent",
+    b"uuid-ossp",
+    // Conversions between encodings; those from and to UTF-8 have names of one kind.
+    b"cyrillic_and_mic",
+    b"euc2004_sjis2004",
+    b"euc_cn_and_mic",
+    b"euc_jp_and_sjis",
+    b"euc_kr_and_mic",
+    b"euc_tw_and_big5",
+    b"latin2_and_win1250",
+    b"latin_and_mic",
+];
+const CONVERSION: &[u8] = b"utf8_and_";
+
+impl Snapshot {
+    /// Of DataRows; what is called `ours` among the prepared statements is not the session's. `None`: they are not
+    /// understood.
+    pub(super) fn read(rows: &[&[u8]], ours: &str) -> Option<Self> {
+        let mut read = Vec::with_capacity(rows.len());
+        for row in rows {
+            let row = Row::read(row)?;
+            if row.kind != Kind::Prepared || *row.name != *ours.as_bytes() {
+                read.push(row);
+            }
+        }
+        let one = |kind| read.iter().filter(|row| row.kind == kind).count() == 1;
+        // A session has each of them, whatever it is.
+        let whole = one(Kind::Authenticated) && one(Kind::Authorization) && one(Kind::Role);
+        whole.then_some(Self { rows: read })
+    }
+
+    pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(move |row| row.kind == kind)
+    }
+
+    /// The value of the one row of this kind.
+    pub(super) fn value(&self, kind: Kind) -> Option<&[u8]> {
+        self.of(kind).next()?.value.as_deref()
+    }
+
+    /// The value of a setting.
+    pub(super) fn setting(&self, name: &str) -> Option<&[u8]> {
+        let mut settings = self.of(Kind::Setting);
+        let found = settings.find(|row| *row.name == *name.as_bytes())?;
+        found.value.as_deref()
+    }
+
+    /// Statements were prepared by the protocol.
+    pub fn has_prepared(&self) -> bool {
+        let mut prepared = self.of(Kind::Prepared);
+        prepared.any(|row| *row.source == *b"protocol")
+    }
+
+    /// Why a session like this cannot be made again elsewhere.
+    pub fn obstacle(&self, policy: &Policy) -> Option<Reason> {
+        let on = |name| self.setting(name) == Some(b"on");
+        let serializable = self.setting("default_transaction_isolation") == Some(b"serializable");
+        let waits = on("default_transaction_deferrable") && on("default_transaction_read_only");
+        if serializable && waits {
+            // Whatever we ask waits for other transactions, and the application behind us.
+            return Some(Reason::Deferrable);
+        }
+        self.rows.iter().find_map(|row| row.obstacle(policy))
+    }
+}
+
+impl Row {
+    fn read(row: &[u8]) -> Option<Self> {
+        let columns = columns(row)?;
+        let [Some(kind), name, value, source, types] = columns[..] else {
+            return None;
+        };
+        let kind = match kind {
+            b"authenticated" => Kind::Authenticated,
+            b"session_authorization" => Kind::Authorization,
+            b"role" => Kind::Role,
+            b"setting" => Kind::Setting,
+            b"prepared" => Kind::Prepared,
+            b"listen" => Kind::Listen,
+            b"library" => Kind::Library,
+            b"temporary" => Kind::Fixed(Reason::Temporary),
+            b"advisory" => Kind::Fixed(Reason::AdvisoryLock),
+            b"cursor" => Kind::Fixed(Reason::HoldableCursor),
+            b"replication_slot" | b"replication_origin" => Kind::Fixed(Reason::Replication),
+            b"transaction" => Kind::Fixed(Reason::Transaction),
+            // A backup, and whatever a later version knows.
+            _ => Kind::Fixed(Reason::UnknownState),
+        };
+        let types = match types {
+            None => Vec::new(),
+            Some(list) => oids(list)?,
+        };
+        Some(Self {
+            kind,
+            name: name.unwrap_or_default().into(),
+            value: value.map(Box::from),
+            source: source.unwrap_or_default().into(),
+            types: types.into(),
+        })
+    }
+
+    fn obstacle(&self, policy: &Policy) -> Option<Reason> {
+        match self.kind {
+            Kind::Fixed(reason) => Some(reason),
+            Kind::Listen if !policy.listening => Some(Reason::Listens),
+            Kind::Library if !self.is_stateless(policy) => Some(Reason::Library),
+            Kind::Prepared if *self.source == *b"batch" => Some(Reason::PreparedInBatch),
+            Kind::Authenticated | Kind::Authorization | Kind::Role | Kind::Setting
+                if self.value.is_none() =>
+            {
+                Some(Reason::Unreadable)
+            }
+            Kind::Prepared if self.value.is_none() => Some(Reason::Unreadable),
+            _ => None,
+        }
+    }
+
+    /// A setting that a library has by itself, as soon as it is loaded. (RESET and ROLLBACK leave a custom setting with the same
+    /// source, and empty, where a session that knows nothing of it raises an error.)
+    pub(super) fn is_default_of_library(&self) -> bool {
+        let empty = self.value.as_ref().is_none_or(|value| value.is_empty());
+        *self.source == *b"default" && !empty
+    }
+
+    fn is_stateless(&self, policy: &Policy) -> bool {
+        let name = self.name.strip_suffix(b".so").unwrap_or(&self.name);
+        STATELESS.contains(&name)
+            || name.starts_with(CONVERSION)
+            || policy
+                .libraries
+                .iter()
+                .any(|known| known.as_bytes() == name)
+    }
+}
+
+/// An array of oids as text.
+fn oids(list: &[u8]) -> Option<Vec<u32>> {
+    let list = std::str::from_utf8(list).ok()?;
+    let list = list.strip_prefix('{')?.strip_suffix('}')?;
+    let oids = list.split(',').filter(|oid| !oid.is_empty());
+    oids.map(|oid| oid.parse().ok()).collect()
+}

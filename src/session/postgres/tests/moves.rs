@@ -1,0 +1,284 @@
+//! The mover against a server by hand: in pieces, with every answer wrong once, and lost at every byte.
+
+use super::moving::{FRESH, row, rows, snapshot};
+use super::*;
+
+const SEED: u64 = 9;
+const THEN: &str = "setting|app.tenant|42|session|-\nprepared|q|select $1|protocol|{23}";
+const VERSION: &str = "15.18";
+
+fn parameter(name: &str, value: &str) -> Vec<u8> {
+    message(b'S', format!("{name}\0{value}\0").as_bytes())
+}
+
+fn ready() -> Vec<u8> {
+    message(b'Z', b"I")
+}
+
+fn plan(unnamed: bool) -> Plan {
+    let mut record = Record {
+        packet: startup("user app  "),
+        unnamed: unnamed.then(|| b"\0select 1\0\0\0".to_vec()),
+        ..Record::default()
+    };
+    for (name, value) in REPORTED {
+        record.told(b'S', &parameter(name, value)[5..], true);
+    }
+    Plan {
+        record,
+        identity: Identity {
+            system: 7,
+            timeline: Some(1),
+            tells_state: true,
+        },
+        state: snapshot(THEN),
+        policy: Policy::default(),
+    }
+}
+
+const REPORTED: [(&str, &str); 4] = [
+    ("server_version", VERSION),
+    ("server_encoding", "UTF8"),
+    ("integer_datetimes", "on"),
+    ("TimeZone", "UTC"),
+];
+
+fn answer_rows(rows: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = [message(b'1', b""), message(b'2', b"")].concat();
+    (rows.iter()).for_each(|row| out.extend_from_slice(&message(b'D', row)));
+    out.extend(
+        [
+            message(b'C', format!("SELECT {}\0", rows.len()).as_bytes()),
+            message(b'3', b""),
+            message(b'3', b""),
+        ]
+        .concat(),
+    );
+    out.extend_from_slice(&ready());
+    out
+}
+
+fn state(table: &str) -> Vec<u8> {
+    answer_rows(&rows(table))
+}
+
+/// What a good server says at each step.
+fn script(unnamed: bool) -> Vec<Vec<u8>> {
+    let mut login = message(b'R', &[0; 4]);
+    for (name, value) in REPORTED {
+        login.extend_from_slice(&parameter(name, value));
+    }
+    login.extend_from_slice(&message(b'K', b"\0\0\0\x05abcd"));
+    login.extend_from_slice(&ready());
+    let restored = format!("{FRESH}\n{THEN}");
+    let mut last = [message(b'1', b""), message(b'C', b"SELECT 1\0"), ready()].concat();
+    if unnamed {
+        last.extend([message(b'1', b""), ready()].concat());
+    }
+    last.extend_from_slice(&state(&restored));
+    let identity = answer_rows(&[row(&["7", "00000001", "t"])]);
+    vec![login, [identity, state(FRESH)].concat(), last]
+}
+
+/// Plays a script in pieces of so many bytes. How it ended, and what was sent before each step.
+fn play(plan: Plan, script: &[Vec<u8>], piece: usize) -> (Progress, Vec<Vec<u8>>) {
+    let mut mover = Mover::new(plan, startup("user app  "), SEED);
+    let mut sent = Vec::new();
+    for step in script {
+        let out = mover.output().to_vec();
+        mover.sent(out.len());
+        sent.push(out);
+        for bytes in step.chunks(piece) {
+            match mover.received(bytes) {
+                Progress::More => {}
+                end => return (end, sent),
+            }
+        }
+    }
+    (Progress::More, sent)
+}
+
+#[test]
+fn a_session_is_made_again_in_three_round_trips() {
+    for unnamed in [false, true] {
+        for piece in [1, 2, 7, 100_000] {
+            let (end, sent) = play(plan(unnamed), &script(unnamed), piece);
+            let Progress::Done(moved) = end else {
+                panic!("{end:?}");
+            };
+            assert_eq!(moved.identity.timeline, Some(1));
+            assert_eq!(moved.key, b"\0\0\0\x05abcd");
+            assert!(moved.news.is_empty(), "{:?}", moved.news);
+            assert_eq!(sent[0], startup("user app  "));
+            let text = String::from_utf8_lossy(&sent[2]).into_owned();
+            let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
+            assert!(at("app.tenant") < at("q\0select $1\0"));
+            assert!(at("q\0select $1\0") < at("session_state"));
+            assert_eq!(text.contains("\0select 1\0"), unnamed);
+            let Answer::State(known) = Question::State.read(moved.state.0, &moved.state.1).unwrap()
+            else {
+                panic!("another answer");
+            };
+            assert_eq!(known.obstacle(&Policy::default()), None);
+        }
+    }
+}
+
+#[test]
+fn a_session_that_is_lost_at_any_byte_is_never_taken_for_one_that_moved() {
+    let script = script(true);
+    for (step, bytes) in script.iter().enumerate() {
+        for cut in 0..bytes.len() {
+            let mut lost = script[..=step].to_vec();
+            lost[step].truncate(cut);
+            assert_eq!(
+                play(plan(true), &lost, 100_000).0,
+                Progress::More,
+                "{step} {cut}"
+            );
+        }
+    }
+}
+
+#[test]
+fn whatever_is_not_the_same_is_refused() {
+    let error = |severity: &str, code: &str| {
+        let body = format!("S{severity}\0V{severity}\0C{code}\0Mno\0\0");
+        message(b'E', body.as_bytes())
+    };
+    let ok = message(b'R', &[0; 4]);
+    let asks = |code: u8| message(b'R', &[0, 0, 0, code]);
+    let with = |step: usize, bytes: Vec<u8>| {
+        let mut script = script(false);
+        script[step] = bytes;
+        script
+    };
+    let good = script(false);
+    let identity = |columns: &[&str]| {
+        let bytes = [answer_rows(&[row(columns)]), state(FRESH)].concat();
+        with(1, bytes)
+    };
+    let fresh = |table: String| {
+        let identity = answer_rows(&[row(&["7", "00000001", "t"])]);
+        with(1, [identity, state(&table)].concat())
+    };
+    let restored = |table: String| {
+        let ran = [message(b'1', b""), ready()].concat();
+        with(2, [ran, state(&table)].concat())
+    };
+    let refused = [
+        (with(0, asks(3)), Reason::LoginNeedsPassword),
+        (with(0, asks(5)), Reason::LoginNeedsPassword),
+        (with(0, asks(10)), Reason::LoginNeedsPassword),
+        (with(0, asks(7)), Reason::LoginNeedsPassword),
+        (with(0, message(b'R', b"")), Reason::LoginNeedsPassword),
+        (with(0, error("FATAL", "28000")), Reason::LoginRefused),
+        (
+            with(0, [ok.clone(), error("FATAL", "3D000")].concat()),
+            Reason::LoginRefused,
+        ),
+        (with(0, [ok, ready()].concat()), Reason::OtherServer),
+        (identity(&["8", "00000001", "t"]), Reason::OtherServer),
+        (identity(&["7", "00000000", "t"]), Reason::OtherServer),
+        (identity(&["7", "00000001", "f"]), Reason::NoExtension),
+        (identity(&["7"]), Reason::UnknownState),
+        (
+            with(1, [error("ERROR", "42883"), ready()].concat()),
+            Reason::UnknownState,
+        ),
+        (
+            fresh("authenticated|-|app|-|-".into()),
+            Reason::UnknownState,
+        ),
+        (
+            fresh(format!("{FRESH}\nadvisory|1|x|session|-")),
+            Reason::StateDiffers,
+        ),
+        (
+            with(2, [error("ERROR", "42704"), ready()].concat()),
+            Reason::RestoreFailed,
+        ),
+        (with(2, message(b'Z', b"E")), Reason::RestoreFailed),
+        (restored(FRESH.into()), Reason::StateDiffers),
+        (
+            restored(format!("{FRESH}\n{THEN}\nsetting|app.x|1|user|-")),
+            Reason::StateDiffers,
+        ),
+        (
+            restored(format!("{FRESH}\n{THEN}").replace("4096", "4097")),
+            Reason::StateDiffers,
+        ),
+    ];
+    for (script, reason) in refused {
+        let (end, _) = play(plan(false), &script, 100_000);
+        assert!(
+            matches!(end, Progress::Refused(why, _) if why == reason),
+            "{reason:?}: {end:?}"
+        );
+    }
+    let later = [
+        with(0, error("FATAL", "57P03")),
+        with(0, error("FATAL", "53300")),
+        with(2, error("FATAL", "57P01")),
+        identity(&["7", "-", "t"]),
+    ];
+    for script in later {
+        let (end, _) = play(plan(false), &script, 100_000);
+        assert!(matches!(end, Progress::Again(_)), "{end:?}");
+    }
+    assert!(matches!(
+        play(plan(false), &good, 100_000).0,
+        Progress::Done(_)
+    ));
+}
+
+#[test]
+fn the_application_hears_what_is_reported_otherwise() {
+    let mut script = script(false);
+    let told = parameter("server_version", VERSION);
+    let at = script[0]
+        .windows(told.len())
+        .position(|bytes| bytes == told);
+    let at = at.unwrap();
+    let minor = parameter("server_version", "15.19");
+    script[0].splice(at..at + told.len(), minor.clone());
+    // Set and set back while the session was made again: that is no news.
+    script[2] = [
+        parameter("TimeZone", "Asia/Tokyo"),
+        parameter("TimeZone", "UTC"),
+        script[2].clone(),
+    ]
+    .concat();
+    let (end, _) = play(plan(false), &script, 100_000);
+    let Progress::Done(moved) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(moved.news, minor);
+    // An unnamed statement that cannot be made is not there, and that is all.
+    let mut failing = self::script(true);
+    let no = message(b'E', b"SERROR\0VERROR\0C42P01\0Mno\0\0");
+    let ran = [message(b'1', b""), ready()].concat();
+    let made = state(&format!("{FRESH}\n{THEN}"));
+    failing[2] = [ran, no, ready(), made].concat();
+    assert!(matches!(
+        play(plan(true), &failing, 100_000).0,
+        Progress::Done(_)
+    ));
+}
+
+#[test]
+fn noise_is_no_session() {
+    let mut word = 1_u64;
+    let mut random = || {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (word >> 33) as usize
+    };
+    for _ in 0..2000 {
+        let mut script = script(false);
+        let step = random() % script.len();
+        let at = random() % script[step].len();
+        script[step][at] ^= 1 << (random() % 8);
+        // Some bytes say nothing; none does harm.
+        let _ = play(plan(false), &script, 1 + random() % 50);
+    }
+}
