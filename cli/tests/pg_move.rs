@@ -113,6 +113,18 @@ impl Debug {
     }
 }
 
+impl Debug {
+    /// Waits for so many login tickets, of one channel each.
+    #[track_caller]
+    fn tickets(&self, count: usize) {
+        let end = Instant::now() + LIMIT;
+        while self.text().matches(": login: a ticket for ").count() < count {
+            assert!(Instant::now() < end, "{}", self.text());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// psql in a terminal, so to speak: held open, a statement now and then.
 struct Psql {
     child: Child,
@@ -203,8 +215,8 @@ const STATE: &str = "select current_setting('search_path'), current_setting('Tim
      current_setting('app.tenant'), current_setting('app.empty'), current_setting('role'), \
      current_setting('work_mem'), current_setting('statement_timeout');";
 
-fn psql_goes_on(engine: &str, subnet: u8) {
-    let Some(movable) = Movable::up(engine, subnet, &["--trust"]) else {
+fn psql_goes_on(engine: &str, subnet: u8, more: &[&str]) {
+    let Some(movable) = Movable::up(engine, subnet, more) else {
         return;
     };
     movable.lab.sql("create table t (id int, note text)");
@@ -229,6 +241,10 @@ fn psql_goes_on(engine: &str, subnet: u8) {
     );
     for round in 0..times() {
         assert_eq!(psql.debug.movable(), "yes");
+        if more.is_empty() {
+            // One for each channel, so for each server that the session was on.
+            psql.debug.tickets(round as usize + 1);
+        }
         let lost = movable.lose();
         let after = psql.ask(STATE);
         assert_eq!(before, after, "round {round}\n{}", psql.errors());
@@ -247,12 +263,17 @@ fn psql_goes_on(engine: &str, subnet: u8) {
 
 #[test]
 fn psql_goes_on_on_the_standby_as_if_nothing_had_happened() {
-    psql_goes_on("postgres", 140);
+    psql_goes_on("postgres", 140, &[]);
 }
 
 #[test]
 fn psql_goes_on_at_the_other_node_of_a_shared_server() {
-    psql_goes_on("postgres-shared", 141);
+    psql_goes_on("postgres-shared", 141, &[]);
+}
+
+#[test]
+fn psql_goes_on_where_nobody_is_asked_for_a_password() {
+    psql_goes_on("postgres-shared", 147, &["--trust"]);
 }
 
 #[test]
@@ -354,6 +375,11 @@ fn a_login_that_needs_a_password_is_refused_by_name() {
     let Some(movable) = Movable::up("postgres-shared", 144, &[]) else {
         return;
     };
+    // Who pins no key has no tickets.
+    let config = movable.lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("public_key"));
+    std::fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
     for _ in 0..times() {
         let mut psql = Psql::start(&movable.lab);
         psql.ask("set app.tenant = '42';");

@@ -6,8 +6,8 @@ mod adoption;
 mod attempt;
 mod ending;
 mod moving;
-mod ticket;
 mod session_move;
+mod ticket;
 mod wire;
 
 pub use ending::give_up;

@@ -15,6 +15,8 @@ use vianet_node::ticket::epochs::LONGEST;
 
 /// Writes all of them; `tickets`: sessions get login tickets.
 pub fn write(lab: &Lab, tickets: bool) -> Outcome {
+    // Where nobody is asked for a password there is nothing to learn of one.
+    let tickets = tickets && !lab.meta.trust;
     let key = SecretKey::generate()?;
     keygen::write_key(&lab.dir.join("cluster.key"), &key)?;
     let id = random_bytes::<16>()?;
