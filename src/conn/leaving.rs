@@ -69,7 +69,8 @@ extern "C" fn at_exit() {
 /// The channel of a connection that the application has closed, as long as it is not ended.
 fn closed(conn: &Arc<Conn>) -> Option<Arc<Channel>> {
     let own = conn.control.owner.load(Ordering::Acquire) == fork::process_token();
-    let stands = conn.control.phase() == Phase::Established;
+    // Lost: the I/O thread is at it, and says so before it has told the node.
+    let stands = matches!(conn.control.phase(), Phase::Established | Phase::Lost);
     conn.channel()
         .filter(|_| own && stands && conn.far_hung_up())
 }
