@@ -2,7 +2,6 @@
 
 -- Fails where there is one already: who owns it could put functions beside ours.
 CREATE SCHEMA vianet;
-GRANT USAGE ON SCHEMA vianet TO PUBLIC;
 
 CREATE FUNCTION vianet.session_state(
     everything boolean DEFAULT false,
@@ -21,8 +20,9 @@ COMMENT ON FUNCTION vianet.session_state(boolean) IS
     'what this session has become since its login; everything: also settings that it did not set';
 
 -- The verifier of a role's password, for the node's daemon: with it, and the login that it relays, a session that is moved to the
--- other node can log in there. NULL for roles that get no login ticket: superusers and roles that may replicate, those that may not
--- log in or whose password has expired, and those without a SCRAM verifier.
+-- other node can log in there. NULL for roles that get no login ticket: superusers and roles that may replicate, or can become one
+-- that does; those that may run programs or read and write files as the server, which can make themselves superusers; those that
+-- may not log in or whose password has expired, and those without a SCRAM verifier.
 --
 -- Nobody may call it but the daemon's own role, to which the administrator grants it. Everything in it is named in full, and
 -- search_path is fixed, so that a caller's schemas cannot get into it.
@@ -36,13 +36,42 @@ AS $$
     WHERE a.rolname OPERATOR(pg_catalog.=) $1::pg_catalog.name
       AND pg_catalog.octet_length($1) OPERATOR(pg_catalog.<) 64
       AND a.rolcanlogin
-      AND NOT a.rolsuper
-      AND NOT a.rolreplication
       AND (a.rolvaliduntil IS NULL OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())
       AND pg_catalog.starts_with(a.rolpassword, 'SCRAM-SHA-256$')
+      -- A role is a member of itself.
+      AND NOT EXISTS (
+          SELECT
+          FROM pg_catalog.pg_authid b
+          WHERE (b.rolsuper OR b.rolreplication OR b.rolname OPERATOR(pg_catalog.=) ANY (
+                    '{pg_execute_server_program,pg_read_server_files,pg_write_server_files}'::pg_catalog.name[]))
+            AND pg_catalog.pg_has_role(a.oid, b.oid, 'MEMBER'))
 $$;
-
-REVOKE ALL ON FUNCTION vianet.scram_verifier(text) FROM PUBLIC;
 
 COMMENT ON FUNCTION vianet.scram_verifier(text) IS
     'the SCRAM verifier of a role, for the daemon of a node; EXECUTE is for that daemon''s role alone';
+
+-- Whatever default privileges have given to whomever is taken back: who may create objects in the schema could put functions beside
+-- ours, and verifiers are for the daemon alone.
+DO LANGUAGE plpgsql $$
+DECLARE
+    one record;
+BEGIN
+    FOR one IN
+        SELECT DISTINCT o.what, a.grantee
+        FROM (SELECT 'SCHEMA vianet' AS what, n.nspacl AS acl, n.nspowner AS owner
+              FROM pg_catalog.pg_namespace n
+              WHERE n.oid = 'vianet'::pg_catalog.regnamespace
+              UNION ALL
+              SELECT 'FUNCTION vianet.scram_verifier(text)', p.proacl, p.proowner
+              FROM pg_catalog.pg_proc p
+              WHERE p.oid = 'vianet.scram_verifier(text)'::pg_catalog.regprocedure) o,
+             pg_catalog.aclexplode(o.acl) a
+        WHERE a.grantee NOT IN (0, o.owner)
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %I', one.what, pg_catalog.pg_get_userbyid(one.grantee));
+    END LOOP;
+END
+$$;
+REVOKE ALL ON FUNCTION vianet.scram_verifier(text) FROM PUBLIC;
+REVOKE ALL ON SCHEMA vianet FROM PUBLIC;
+GRANT USAGE ON SCHEMA vianet TO PUBLIC;

@@ -515,6 +515,70 @@ fn verifiers_are_for_the_daemon_alone() {
     }
 }
 
+/// What an administrator gives away by default, of whatever superusers create, is not given away here.
+#[test]
+fn default_privileges_give_no_verifiers() {
+    with_server!(server);
+    let database = server.database();
+    let mut root = server.session_in(&database, "postgres");
+    for sql in [
+        "create role \"re ader\" login",
+        "create role granter login",
+        "alter default privileges grant execute on functions to public, \"re ader\"",
+        "alter default privileges grant execute on functions to granter with grant option",
+        "alter default privileges grant all on schemas to public, \"re ader\", granter",
+        "create extension vianet",
+        "create function public.other() returns int language sql as 'select 1'",
+    ] {
+        root.run(sql);
+    }
+    for role in ["re ader", "granter", "app"] {
+        let mut session = server.session_in(&database, role);
+        session.run("select public.other()");
+        session.run("select 1 from vianet.session_state()");
+        let denied = session.query("select vianet.scram_verifier('app')");
+        assert!(
+            denied.as_ref().is_err_and(|e| e.starts_with("42501")),
+            "{role}: {denied:?}"
+        );
+        let beside =
+            "create function vianet.session_state() returns int language sql as 'select 1'";
+        assert!(session.query(beside).is_err(), "{role}");
+    }
+}
+
+/// Who can become a superuser counts as one.
+#[test]
+fn verifiers_of_roles_that_can_become_superusers_are_not_told() {
+    with_server!(server);
+    let database = server.database();
+    let mut root = server.session_in(&database, "postgres");
+    for sql in [
+        "create extension vianet",
+        "set password_encryption = 'scram-sha-256'",
+        "create role boss superuser",
+        "create role mirror replication",
+        "create role group_of_bosses in role boss",
+        "create role direct login password 'secret' in role boss",
+        "create role indirect login noinherit password 'secret' in role group_of_bosses",
+        "create role mirrors login password 'secret' in role mirror",
+        "create role runs login password 'secret' in role pg_execute_server_program",
+        "create role reads login password 'secret' in role pg_read_server_files",
+        "create role writes login password 'secret' in role pg_write_server_files",
+        "create role common login password 'secret' in role pg_monitor",
+    ] {
+        root.run(sql);
+    }
+    let mut verifier = |role: &str| {
+        let rows = root.run(&format!("select vianet.scram_verifier('{role}')"));
+        rows[0][0].clone()
+    };
+    for role in ["direct", "indirect", "mirrors", "runs", "reads", "writes"] {
+        assert_eq!(verifier(role), None, "{role}");
+    }
+    assert!(verifier("common").is_some());
+}
+
 /// On both nodes, the hot standby and the promoted one included.
 #[test]
 fn a_lab_has_it_where_the_server_has_it() {
