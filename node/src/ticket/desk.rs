@@ -108,6 +108,12 @@ impl Desk {
         });
     }
 
+    /// Whether something may still come of the channel's login.
+    pub fn is_coming(&self, channel: u64) -> bool {
+        let logins = self.logins.lock();
+        (logins.get(&channel)).is_some_and(|login| matches!(login.state, State::Coming { .. }))
+    }
+
     /// The role's verifier was looked up.
     pub fn looked_up(&self, now: Duration, channel: u64, found: Result<Verifier, Why>) {
         self.change(now, channel, found, |login, found| {

@@ -7,9 +7,11 @@ use crate::config::{Tickets, Upstream};
 use crate::pg::client::{Client, Error};
 use crate::served::Served;
 use crossbeam_channel::{Receiver, Sender, bounded};
+use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tracing::{info, warn};
@@ -63,6 +65,10 @@ fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
     let mut paused = Duration::ZERO;
     let mut works = None;
     for Job { channel, role } in jobs {
+        if !desk.is_coming(channel) {
+            // It is over already: whoever only begins logins keeps nobody waiting by them.
+            continue;
+        }
         let found = match clock::now() < paused {
             true => Err(Why::Lookup),
             false => match look_up(&mut connection, config, upstream, &role) {
@@ -111,7 +117,11 @@ fn look_up(
 }
 
 fn ask(connection: &mut Connection, role: &str) -> Result<Option<Verifier>, Error> {
-    let answer = connection.query_with(QUESTION, role)?;
+    let answer = match connection.query_with(QUESTION, role) {
+        // Data exception: a name that the database's encoding does not have. Anybody may send one, and no role has it.
+        Err(Error::Sql(state, _)) if state.starts_with("22") => return Ok(None),
+        answer => answer?,
+    };
     let first = answer.rows.into_iter().next();
     let text = first.and_then(|row| row.into_iter().next().flatten());
     let text = text.map(Zeroizing::new);
@@ -119,13 +129,7 @@ fn ask(connection: &mut Connection, role: &str) -> Result<Option<Verifier>, Erro
 }
 
 fn connect(config: &Tickets, upstream: &Upstream) -> Result<Connection, String> {
-    let password = match &config.password_file {
-        None => Zeroizing::new(String::new()),
-        Some(file) => {
-            let text = std::fs::read_to_string(file);
-            Zeroizing::new(text.map_err(|e| format!("password_file = {}: {e}", file.display()))?)
-        }
-    };
+    let password = password(config.password_file.as_deref())?;
     let failed = |e: io::Error| format!("connect to {upstream}: {e}");
     let stream: Box<dyn Stream> = match upstream {
         Upstream::Tcp(addr) => {
@@ -142,7 +146,22 @@ fn connect(config: &Tickets, upstream: &Upstream) -> Result<Connection, String> 
             Box::new(stream)
         }
     };
-    let password = password.trim_end_matches(['\r', '\n']);
-    Client::log_in(stream, &config.role, password, &config.database)
+    Client::log_in(stream, &config.role, &password, &config.database)
         .map_err(|e| format!("login as {}: {e}", config.role))
 }
+
+/// The first line of the file.
+fn password(file: Option<&Path>) -> Result<Zeroizing<String>, String> {
+    let Some(file) = file else {
+        return Ok(Zeroizing::default());
+    };
+    let failed = |why: &dyn Display| format!("password_file = {}: {why}", file.display());
+    let text = Zeroizing::new(std::fs::read_to_string(file).map_err(|e| failed(&e))?);
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => Ok(Zeroizing::new(line.to_owned())),
+        _ => Err(failed(&"there is no password in its first line")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -133,7 +133,9 @@ fn reasons_stay() {
     assert_eq!(case.ask(), Given::Not(Why::Replication));
 
     case.begin(None);
+    assert!(case.desk.is_coming(7));
     case.desk.looked_up(NOW, 7, Err(Why::NoVerifier));
+    assert!(!case.desk.is_coming(7) && !case.desk.is_coming(8));
     // Who has not proven that he is that role does not learn whether there is such a one.
     assert_eq!(case.ask(), Given::Not(Why::Pending));
     case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
