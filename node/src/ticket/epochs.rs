@@ -82,10 +82,12 @@ impl Epochs {
         self.peers.last().map_or(0, |epoch| epoch.key.id)
     }
 
-    /// The key to seal with now; `None`: there is none that the other node has.
+    /// The key to seal with now; `None`: there is none that the other node has, or it will not be kept for as long as the
+    /// longest ticket.
     pub fn sealing(&self, now: Duration) -> Option<&EpochKey> {
         let (has, _) = self.has.filter(|(_, at)| now < *at + HEARD)?;
-        self.own().find(|key| key.id == has)
+        let epoch = self.own.iter().find(|epoch| epoch.key.id == has)?;
+        (now + LONGEST < epoch.since + KEEP).then_some(&epoch.key)
     }
 
     /// The key of this epoch, whosever it is.
@@ -153,6 +155,25 @@ mod tests {
         assert!(epochs.find(1000).is_none());
         epochs.tick(at(1_000_000));
         assert_eq!(epochs.newest_of_peer(), 0);
+    }
+
+    /// A ticket under it would outlive it.
+    #[test]
+    fn it_does_not_seal_with_a_key_that_is_too_old() {
+        let mut epochs = Epochs::default();
+        epochs.add(at(0), key(1));
+        for hour in 0..14 {
+            let now = at(hour * 3600);
+            epochs.tick(now);
+            if hour > 0 {
+                epochs.add(now, key(hour + 1));
+            }
+            // Our newer keys do not reach the other node.
+            epochs.asked(now, 1);
+            let seals = epochs.sealing(now).is_some();
+            assert_eq!(seals, now < 2 * ROTATE, "{hour}");
+            assert!(!seals || now + LONGEST <= KEEP);
+        }
     }
 
     #[test]

@@ -141,13 +141,6 @@ impl Exchange {
         epochs: &mut Epochs,
         random: &Random,
     ) -> Option<Vec<u8>> {
-        if now >= self.answers.0 + EVERY {
-            self.answers = (now, 0);
-        }
-        if self.answers.1 >= MOST_ANSWERS {
-            return None;
-        }
-        self.answers.1 += 1;
         let ask = KeyAsk::parse(datagram, &self.who.key.public()).ok()?;
         let fresh = self.heard_ms < ask.at_ms && ask.at_ms <= wall_ms.saturating_add(AHEAD_MS);
         if !self.is_from_peer(&ask.cluster_id, &ask.from, &ask.to) || !fresh {
@@ -158,6 +151,14 @@ impl Exchange {
         if epochs.own().last().is_none_or(|key| key.id == ask.have) {
             return None;
         }
+        // Only what is the other node's counts: nobody else can use its answers up.
+        if now >= self.answers.0 + EVERY {
+            self.answers = (now, 0);
+        }
+        if self.answers.1 >= MOST_ANSWERS {
+            return None;
+        }
+        self.answers.1 += 1;
         let (secret, public) = pair(random)?;
         let mut plain = Zeroizing::new(Vec::with_capacity(40 * MOST_OWN));
         for key in epochs.own() {

@@ -182,3 +182,19 @@ proptest! {
         prop_assert_eq!(a.epochs.newest_of_peer(), 0);
     }
 }
+
+/// Whoever can send from the other node's address, but has not the cluster's key, does not keep the node from hearing it.
+#[test]
+fn forged_requests_do_not_use_up_the_peers_own() {
+    let (mut a, mut b) = nodes();
+    let (_, mut forger) = (Node::new(1, 8), Node::new(2, 8));
+    let old = b.ask(900);
+    assert!(a.hear(900, b.addr, &old).is_some());
+    for _ in 0..100 {
+        let forged = forger.ask(1000);
+        assert_eq!(a.hear(1000, b.addr, &forged), None);
+        assert_eq!(a.hear(1000, b.addr, &old), None);
+    }
+    let ask = b.ask(1000);
+    assert!(a.hear(1000, b.addr, &ask).is_some());
+}
