@@ -1,6 +1,7 @@
 //! Whether a ticket is honoured. Each redemption is one attempt to log in; what became of it decides whether the ticket
 //! may be redeemed again in the same generation.
 
+use super::epochs::LONGEST;
 use super::seal::{Contents, Scope};
 use super::{Tickets, scram::Keys};
 use parking_lot::Mutex;
@@ -9,9 +10,31 @@ use std::sync::Arc;
 use vianet::resolve::Generation;
 use vianet::resolve::ticket::{Place, Redemption, Why, startup_digest};
 
-/// What was redeemed here: ticket, in which generation, and when it expires.
+/// What was redeemed here.
 #[derive(Default)]
-pub struct Redeemed(Mutex<HashMap<[u8; 16], (Generation, u64)>>);
+pub struct Redeemed(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    /// Ticket, in which generation, and until when that must be known.
+    entries: HashMap<[u8; 16], (Generation, u64)>,
+    /// At so many entries, those that need not be known any more are looked for: not each time, since sessions wait for it.
+    full: usize,
+}
+
+impl Table {
+    fn make_room(&mut self, now_ms: u64) {
+        if self.entries.len() >= self.full {
+            self.entries.retain(|_, (_, until)| now_ms < *until);
+            self.full = (2 * self.entries.len()).max(LEAST_FULL);
+        }
+    }
+}
+
+const LEAST_FULL: usize = 1024;
+/// How long it is known that a ticket was redeemed. Not only until it expires: others of the same login may have been given
+/// later, up to now, and by a clock that is ahead of ours.
+const KEEP_MS: u64 = 2 * LONGEST.as_millis() as u64;
 
 /// What is asked of this node.
 pub struct Request<'a> {
@@ -52,7 +75,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.kept {
-            let mut redeemed = self.tickets.redeemed.0.lock();
+            let redeemed = &mut self.tickets.redeemed.0.lock().entries;
             if redeemed
                 .get(&self.id)
                 .is_none_or(|(g, _)| *g != self.generation)
@@ -105,13 +128,15 @@ pub fn claim(
     }
     let mut redeemed = tickets.redeemed.0.lock();
     if redeemed
+        .entries
         .get(&contents.id)
         .is_some_and(|(g, _)| *g >= generation)
     {
         return Err(Why::Redeemed);
     }
-    redeemed.retain(|_, (_, expires)| request.now_ms < *expires);
-    let before = redeemed.insert(contents.id, (generation, contents.expires_ms));
+    redeemed.make_room(request.now_ms);
+    let used = (generation, request.now_ms + KEEP_MS);
+    let before = redeemed.entries.insert(contents.id, used);
     Ok(Claim {
         tickets: Arc::clone(tickets),
         id: contents.id,

@@ -192,17 +192,40 @@ fn a_login_that_fails_late_does_not_take_back_a_later_one() {
     assert_eq!(case.claim(&place(12, 3)).err(), Some(Why::Redeemed));
 }
 
+/// One login's tickets differ in when they expire, and are one ticket.
 #[test]
-fn what_has_expired_is_forgotten() {
+fn an_earlier_ticket_does_not_make_room_for_a_renewed_one() {
     let mut case = Case::new();
-    for n in 0..100_u8 {
-        case.contents.id = [n; 16];
-        case.contents.expires_ms = NOW + 1 + u64::from(n);
-        let here = place(11, 1);
+    let here = place(11, 1);
+    case.claim(&here).ok().unwrap().keep();
+    let lifetime = LONGEST.as_millis() as u64;
+    case.contents.expires_ms = NOW + lifetime;
+    let now = NOW + lifetime - 1;
+    let renewed = case.held().redemption(&here, STARTUP);
+    for n in 0..2 * LEAST_FULL as u16 {
+        case.contents.id = [5; 16];
+        case.contents.id[..2].copy_from_slice(&n.to_le_bytes());
         let bytes = case.held().redemption(&here, STARTUP);
-        let now = NOW + u64::from(n);
         let claim = case.claim_with(&bytes, &here, "sales", false, now);
         claim.ok().unwrap().keep();
     }
-    assert_eq!(case.tickets.redeemed.0.lock().len(), 1);
+    let again = case.claim_with(&renewed, &here, "sales", false, now);
+    assert_eq!(again.err(), Some(Why::Redeemed));
+}
+
+#[test]
+fn what_has_expired_is_forgotten() {
+    let mut case = Case::new();
+    let most = 3 * LEAST_FULL;
+    for n in 0..10 * LEAST_FULL {
+        case.contents.id[..8].copy_from_slice(&n.to_le_bytes());
+        // So much later each time that a third of them count.
+        let now = NOW + n as u64 * 3 * KEEP_MS / most as u64;
+        case.contents.expires_ms = now + 1;
+        let here = place(11, 1);
+        let bytes = case.held().redemption(&here, STARTUP);
+        let claim = case.claim_with(&bytes, &here, "sales", false, now);
+        claim.ok().unwrap().keep();
+        assert!(case.tickets.redeemed.0.lock().entries.len() <= most);
+    }
 }
