@@ -120,7 +120,7 @@ fn the_nodes_defaults_are_the_documented_ones() {
     let path = dir.path().join("node.toml");
     let text = "node = \"a\"\ncluster = \"c\"\ncluster_id = \"00112233445566778899aabbccddeeff\"\nstate_dir = \"s\"\n\
                 key_file = \"k\"\n[listen]\nquery = [\"127.0.0.11:1434\"]\nvia_tcp = [\"127.0.0.11:7434\"]\n\
-                [authority]\nkind = \"keepalive\"\n\
+                [authority]\nkind = \"keepalive\"\n[[peers]]\nnode = \"b\"\nquery = \"127.0.0.12:1434\"\n\
                 [[servers]]\nname = \"sales\"\nupstream = \"127.0.0.1:5432\"\nprotocol = \"postgres\"\n\
                 [servers.tickets]\nrole = \"vianet\"\ndatabase = \"app\"\n[servers.hooks]\n";
     std::fs::write(&path, text).unwrap();

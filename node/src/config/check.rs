@@ -76,6 +76,12 @@ impl Node {
                     server.name
                 ));
             }
+            if server.tickets.is_some() && self.peers.is_empty() {
+                return Err(format!(
+                    "servers.{}.tickets: there is no other node to redeem them: name it in [[peers]], or remove the table",
+                    server.name
+                ));
+            }
             if !seen.insert(server.name.to_ascii_lowercase()) {
                 return Err(format!(
                     "servers.{}: two [[servers]] have this name (names are compared without case); \

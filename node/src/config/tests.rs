@@ -283,6 +283,7 @@ fn tickets_are_off_and_on_only_where_they_are_safe() {
             alone.replace("key_file = \"cluster.key\"\n", ""),
             "key_file is missing",
         ),
+        (alone.clone(), "[[peers]]"),
         (with("").replace("\"vianet\"", "\"\""), "tickets.role"),
         (with("connect = \"127.0.0.1:0\"\n"), "tickets.connect"),
         (with("connect = \"socket\"\n"), "unix:/PATH"),
