@@ -193,6 +193,54 @@ fn tickets_are_refused_for_everything_but_what_they_are_for() {
     assert_eq!(state, "28P01");
 }
 
+/// The startup packet of the sessions here.
+const STARTUP: &[u8] = b"\0\0\0\x34\0\x03\0\0user\0app\0database\0app\0client_encoding\0UTF8\0\0";
+
+#[test]
+fn a_ticket_is_one_login_however_its_bytes_come() {
+    let Some((lab, _installation)) = lab("postgres-shared", 155) else {
+        return;
+    };
+    let session = Session::log_in_slowly(&lab, A, Transport::Tcp);
+    let held = session.ticket(&lab);
+    let others: Vec<_> = [Transport::Tcp, Transport::Shm]
+        .into_iter()
+        .map(|transport| Session::log_in_slowly(&lab, A, transport).ticket(&lab))
+        .collect();
+    lab.good(&["kill", "node-a"]);
+    lab.wait_until_active("node-b");
+
+    // The one role may not be hidden behind the other.
+    let twice =
+        b"\0\0\0\x3e\0\x03\0\0user\0app\0database\0app\0client_encoding\0UTF8\0user\0vian\0\0";
+    let said = client::redeem_ahead(&lab, B, &held, twice, usize::MAX);
+    assert!(text_has(&said, Why::Startup.text()), "{said:?}");
+
+    // All at once: one is let in.
+    let tries: Vec<_> = std::thread::scope(|scope| {
+        let one = || client::redeem_ahead(&lab, B, &held, STARTUP, usize::MAX);
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let let_in = tries.iter().filter(|said| text_has(said, "app1")).count();
+    assert_eq!(let_in, 1, "{tries:?}");
+    let late = tries
+        .iter()
+        .filter(|said| text_has(said, Why::Redeemed.text()))
+        .count();
+    assert_eq!(late, 7, "{tries:?}");
+
+    for (held, piece) in others.iter().zip([1, 7]) {
+        let said = client::redeem_ahead(&lab, B, held, STARTUP, piece);
+        assert!(said.starts_with(b"RS"), "{said:?}");
+        assert!(text_has(&said, "app1"), "{said:?}");
+    }
+}
+
+fn text_has(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|w| w == text.as_bytes())
+}
+
 #[test]
 fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
     let Some((lab, _installation)) = lab("postgres-shared", 152) else {

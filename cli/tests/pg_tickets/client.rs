@@ -33,6 +33,8 @@ pub struct Stream {
     /// The first thing that is written is a startup packet: this goes before it.
     ticket: Option<Held>,
     place: Place,
+    /// So many bytes go at once.
+    piece: usize,
     _near: std::os::fd::OwnedFd,
 }
 
@@ -79,6 +81,7 @@ fn connect(lab: &Lab, node: u8, transport: Transport, key: &Key) -> (Stream, Acc
                     channel,
                     ticket: None,
                     place: Place::new(&accept, "sales"),
+                    piece: usize::MAX,
                     _near: near,
                 };
                 return (stream, accept);
@@ -142,6 +145,7 @@ impl Write for Stream {
             }
             return Ok(bytes.len());
         }
+        let bytes = &bytes[..bytes.len().min(self.piece)];
         let sent = self.channel.send(&[IoSlice::new(bytes)], PATIENT);
         sent.map_err(|e| io::Error::other(format!("{e:?}")))
     }
@@ -159,6 +163,20 @@ impl Session {
         let pg = Client::log_in(stream, "app", password, "app");
         Self {
             pg: pg.unwrap_or_else(|e| panic!("{e}: {}", lab.logs())),
+            key,
+            accept,
+            node,
+        }
+    }
+
+    /// By password, a byte at a time.
+    pub fn log_in_slowly(lab: &Lab, node: u8, transport: Transport) -> Self {
+        let key = Arc::new(Key::generate().unwrap());
+        let (mut stream, accept) = connect(lab, node, transport, &key);
+        stream.piece = 1;
+        let pg = Client::log_in(stream, "app", "app", "app").unwrap();
+        Self {
+            pg,
             key,
             accept,
             node,
@@ -214,6 +232,28 @@ impl Session {
                 Held::new(Arc::clone(&self.key), ticket)
             }
             Given::Not(why) => panic!("{why}: {}", lab.logs()),
+        }
+    }
+}
+
+/// Sends a redemption and a query behind it, `piece` bytes at a time, and waits for nothing between; all that the server says
+/// up to the query's answer.
+pub fn redeem_ahead(lab: &Lab, node: u8, held: &Held, startup: &[u8], piece: usize) -> Vec<u8> {
+    let (mut stream, _) = connect(lab, node, Transport::Tcp, &Key::generate().unwrap());
+    stream.piece = piece;
+    let mut bytes = held.redemption(&stream.place, startup);
+    bytes.extend(b"Q\0\0\0\x1dselect current_user || 1\0");
+    stream.write_all(&bytes).unwrap();
+    let mut kinds = Vec::new();
+    loop {
+        match wire::read(&mut stream).unwrap() {
+            Some((kind @ (b'D' | b'E'), body)) => {
+                kinds.push(kind);
+                kinds.extend(body);
+                return kinds;
+            }
+            Some((kind, _)) => kinds.push(kind),
+            None => return kinds,
         }
     }
 }
