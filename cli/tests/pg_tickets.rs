@@ -207,6 +207,26 @@ fn a_ticket_is_one_login_however_its_bytes_come() {
         .into_iter()
         .map(|transport| Session::log_in_slowly(&lab, A, transport).ticket(&lab))
         .collect();
+
+    // At the same node, once the channel has ended: and so on, each time by the ticket of the time before.
+    let mut last = Session::log_in(&lab, A, Transport::Shm, "app");
+    for _ in 0..2 {
+        let held = last.ticket(&lab);
+        drop(last);
+        let end = std::time::Instant::now() + pg_lab::LIMIT;
+        last = loop {
+            match Session::redeem(&lab, A, Transport::Shm, &held) {
+                Ok(session) => break session,
+                Err(Error::Sql(_, said)) => {
+                    assert!(said.contains(Why::Generation.text()), "{said}")
+                }
+                Err(e) => panic!("{e}"),
+            }
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+    }
+
     lab.good(&["kill", "node-a"]);
     lab.wait_until_active("node-b");
 
