@@ -42,6 +42,31 @@ fn another_verifier_gives_nothing() {
     assert!(other.keys(&Verifier::parse(VERIFIER).unwrap()).is_none());
 }
 
+/// What a client says of channel binding is in its last message, and so under its proof.
+#[test]
+fn the_flag_for_channel_binding_does_not_matter_and_its_use_is_refused() {
+    let known = keys();
+    let nonce = CHALLENGE.split(',').next().unwrap();
+    for (header, said) in [
+        ("n,,", "biws"),
+        ("y,,", "eSws"),
+        ("n,a=app,", "bixhPWFwcCw="),
+    ] {
+        let (bare, last) = (&FIRST[3..], format!("c={said},{nonce}"));
+        let auth = format!("{bare},{CHALLENGE},{last}");
+        let signature = HMAC::mac(&auth, Hash::hash(&known.client));
+        let proof: Key = std::array::from_fn(|i| known.client[i] ^ signature[i]);
+        let last = format!("{last},p={}", base64(&proof));
+        let first = format!("{header}{bare}");
+        let exchange = Exchange::new(&first, CHALLENGE, &last).unwrap();
+        assert!(exchange.keys(&Verifier::parse(VERIFIER).unwrap()) == Some(keys()));
+    }
+    for header in ["p=tls-server-end-point,,", "p,,", ",,", ""] {
+        let first = format!("{header}{}", &FIRST[3..]);
+        assert!(Exchange::new(&first, CHALLENGE, LAST).is_none(), "{header}");
+    }
+}
+
 #[test]
 fn verifiers_of_other_methods_are_none() {
     for text in [
