@@ -18,7 +18,13 @@ fuzz_target!(|data: &[u8]| {
             whole.sent(piece);
             pieces.for_each(|piece| cut_up.sent(piece));
         } else {
-            let release = whole.release(piece, piece.len(), 64, |_, _| 0);
+            let ahead = |skip: usize, out: &mut [u8]| {
+                let rest = piece.get(skip..).unwrap_or_default();
+                let n = out.len().min(rest.len());
+                out[..n].copy_from_slice(&rest[..n]);
+                n
+            };
+            let release = whole.release(piece.len(), piece.len(), 64, ahead);
             assert!(release.bytes <= piece.len() && release.next > 0);
             whole.received(piece);
             pieces.for_each(|piece| cut_up.received(piece));
