@@ -28,8 +28,8 @@ fn lab(engine: &str, subnet: u8) -> Option<(Lab, pg_ext::Installation)> {
     Some((lab, installation))
 }
 
-/// psql as the superuser, over the socket of the server in `dir`.
-fn superuser(lab: &Lab, dir: &str, sql: &str) {
+/// psql as the superuser, over the socket of the server in `dir`; what it prints, bare.
+fn superuser(lab: &Lab, dir: &str, sql: &str) -> String {
     let meta = std::fs::read_to_string(lab.dir().join("lab.json")).unwrap();
     let meta: serde_json::Value = serde_json::from_str(&meta).unwrap();
     let mut psql = match meta["database_user"].as_str() {
@@ -41,11 +41,14 @@ fn superuser(lab: &Lab, dir: &str, sql: &str) {
         None => Command::new("psql"),
     };
     psql.args(["-h", lab.dir().join(dir).join("socket").to_str().unwrap()])
-        .args(["-p", "7432", "-U", "postgres", "-d", "app", "-X", "-q"])
+        .args([
+            "-p", "7432", "-U", "postgres", "-d", "app", "-X", "-q", "-A", "-t",
+        ])
         .args(["-v", "ON_ERROR_STOP=1", "-c", sql])
         .current_dir("/");
     let out = psql.output().unwrap();
     assert!(out.status.success(), "{sql}: {}", text(&out));
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
 /// Why a redemption came to nothing.
@@ -259,6 +262,35 @@ fn a_ticket_is_one_login_however_its_bytes_come() {
 
 fn text_has(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|w| w == text.as_bytes())
+}
+
+/// Whoever can reach the relay could otherwise keep the SQL server busy.
+#[test]
+fn a_connect_that_proves_nothing_costs_no_lookup() {
+    let Some((lab, _installation)) = lab("postgres-shared", 156) else {
+        return;
+    };
+    superuser(
+        &lab,
+        "shared",
+        "alter role vianet set track_functions = 'all'",
+    );
+    let begun: Vec<_> = (0..3).map(|_| client::begin(&lab, A)).collect();
+    let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+    session.ticket(&lab);
+    // The server counts at the latest when the session that called is over.
+    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    let daemons = "from pg_stat_activity where usename = 'vianet'";
+    shared(&format!("select pg_terminate_backend(pid) {daemons}"));
+    let end = std::time::Instant::now() + pg_lab::LIMIT;
+    while shared(&format!("select count(*) {daemons}")) != "0" {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let calls =
+        shared("select calls from pg_stat_user_functions where funcname = 'scram_verifier'");
+    assert_eq!(calls, "1");
+    drop(begun);
 }
 
 #[test]

@@ -281,6 +281,16 @@ pub fn given_to_a_login_in_clear(lab: &Lab, node: u8) -> Given {
     }
 }
 
+/// A login that has begun, up to the server's challenge, and goes no further.
+pub fn begin(lab: &Lab, node: u8) -> Stream {
+    let (mut stream, _) = connect(lab, node, Transport::Tcp, &Key::generate().unwrap());
+    let mut out = Outbox::default();
+    out.sized(|b| b.extend(b"\0\x03\0\0user\0app\0database\0app\0\0"));
+    out.flush(&mut stream).unwrap();
+    assert_eq!(wire::read(&mut stream).unwrap().unwrap().0, b'R');
+    stream
+}
+
 /// Waits until the server asks for that: it reads changed rules when it likes.
 pub fn until_asked(lab: &Lab, node: u8, method: &str) {
     let wanted: &[u8] = match method {

@@ -28,17 +28,18 @@ struct Login {
     /// The client has proven who it is. Nobody else hears what was found out about the role: the server hides even whether
     /// there is such a one.
     proven: bool,
+    /// What is known is forgotten then, unless it was asked for.
+    until: Option<Duration>,
     state: State,
 }
 
 enum State {
-    /// The login is under way, or the verifier is looked up.
-    Coming {
-        exchange: Option<Exchange>,
-        verifier: Option<Verifier>,
-    },
-    /// What a ticket takes; forgotten then, unless it was asked for.
-    Known { keys: Keys, until: Option<Duration> },
+    /// The login is under way.
+    Coming,
+    /// It has succeeded by this exchange; the verifier is looked up.
+    Proven(Exchange),
+    /// What a ticket takes.
+    Known(Keys),
     /// There is no ticket.
     None(Why),
 }
@@ -85,83 +86,51 @@ impl Desk {
             generation: begun.generation,
             id: begun.id,
             proven: false,
-            state: match why {
-                Some(why) => State::None(why),
-                None => State::Coming {
-                    exchange: None,
-                    verifier: None,
-                },
-            },
+            until: None,
+            state: why.map_or(State::Coming, State::None),
         };
         self.logins.lock().insert(begun.channel, login);
     }
 
-    /// The login has succeeded, by this exchange; or by something else, which gives no ticket.
-    pub fn proven(&self, now: Duration, channel: u64, proven: Result<Exchange, Why>) {
-        if let Some(login) = self.logins.lock().get_mut(&channel) {
-            login.proven = true;
+    /// The login has succeeded, by this exchange; or by something else, which gives no ticket. True: the role's verifier is
+    /// wanted ([`Desk::looked_up`]).
+    pub fn proven(&self, now: Duration, channel: u64, proven: Result<Exchange, Why>) -> bool {
+        let mut logins = self.logins.lock();
+        let Some(login) = logins.get_mut(&channel) else {
+            return false;
+        };
+        login.proven = true;
+        login.until = Some(now + UNASKED);
+        if matches!(login.state, State::Coming) {
+            login.state = proven.map_or_else(State::None, State::Proven);
         }
-        self.change(now, channel, proven, |login, proven| {
-            if let State::Coming { exchange, .. } = &mut login.state {
-                *exchange = Some(proven);
-            }
-        });
+        matches!(login.state, State::Proven(_))
     }
 
-    /// Whether something may still come of the channel's login.
-    pub fn is_coming(&self, channel: u64) -> bool {
+    /// Whether the verifier of the channel's role is wanted (still).
+    pub fn is_wanted(&self, channel: u64) -> bool {
         let logins = self.logins.lock();
-        (logins.get(&channel)).is_some_and(|login| matches!(login.state, State::Coming { .. }))
+        (logins.get(&channel)).is_some_and(|login| matches!(login.state, State::Proven(_)))
     }
 
     /// The role's verifier was looked up.
-    pub fn looked_up(&self, now: Duration, channel: u64, found: Result<Verifier, Why>) {
-        self.change(now, channel, found, |login, found| {
-            if let State::Coming { verifier, .. } = &mut login.state {
-                *verifier = Some(found);
-            }
-        });
+    pub fn looked_up(&self, channel: u64, found: Result<Verifier, Why>) {
+        let mut logins = self.logins.lock();
+        if let Some(login) = logins.get_mut(&channel)
+            && let State::Proven(exchange) = &login.state
+        {
+            let keys = found.and_then(|verifier| exchange.keys(&verifier).ok_or(Why::Mismatch));
+            login.state = keys.map_or_else(State::None, State::Known);
+        }
     }
 
     /// The login has succeeded, by a ticket.
     pub fn redeemed(&self, now: Duration, channel: u64, keys: Keys) {
-        let until = Some(now + UNASKED);
-        self.change(now, channel, Ok(keys), |login, keys| {
+        if let Some(login) = self.logins.lock().get_mut(&channel) {
             login.proven = true;
-            login.state = State::Known { keys, until };
-        });
-    }
-
-    fn change<T>(
-        &self,
-        now: Duration,
-        channel: u64,
-        what: Result<T, Why>,
-        apply: impl FnOnce(&mut Login, T),
-    ) {
-        let mut logins = self.logins.lock();
-        let Some(login) = logins.get_mut(&channel) else {
-            return;
-        };
-        match (what, &login.state) {
-            (_, State::None(_)) => {}
-            (Err(why), _) => login.state = State::None(why),
-            (Ok(what), _) => apply(login, what),
+            login.until = Some(now + UNASKED);
+            login.state = State::Known(keys);
         }
-        let keys = match &login.state {
-            State::Coming {
-                exchange: Some(exchange),
-                verifier: Some(verifier),
-            } => exchange.keys(verifier).ok_or(Why::Mismatch),
-            _ => return,
-        };
-        login.state = match keys {
-            Ok(keys) => State::Known {
-                keys,
-                until: Some(now + UNASKED),
-            },
-            Err(why) => State::None(why),
-        };
     }
 
     /// The channel is over.
@@ -172,7 +141,8 @@ impl Desk {
     /// Forgets what nobody has asked for.
     pub fn tick(&self, now: Duration) {
         for login in self.logins.lock().values_mut() {
-            if matches!(&login.state, State::Known { until: Some(until), .. } if now >= *until) {
+            let late = login.until.is_some_and(|until| now >= until);
+            if late && matches!(login.state, State::Proven(_) | State::Known(_)) {
                 login.state = State::None(Why::Late);
             }
         }
@@ -199,12 +169,12 @@ impl Desk {
         if !login.proven {
             return Err(Why::Pending);
         }
-        let (keys, until) = match &mut login.state {
-            State::Coming { .. } => return Err(Why::Pending),
+        login.until = None;
+        let keys = match &login.state {
+            State::Coming | State::Proven(_) => return Err(Why::Pending),
             State::None(why) => return Err(*why),
-            State::Known { keys, until } => (keys, until),
+            State::Known(keys) => keys,
         };
-        *until = None;
         let contents = Contents {
             keys: keys.clone(),
             public: ask.public,

@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 const QUESTION: &str = "SELECT vianet.scram_verifier($1)";
 
-/// Which role logs in on which channel.
+/// Which role has logged in on which channel.
 struct Job {
     channel: u64,
     role: String,
@@ -65,8 +65,7 @@ fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
     let mut paused = Duration::ZERO;
     let mut works = None;
     for Job { channel, role } in jobs {
-        if !desk.is_coming(channel) {
-            // It is over already: whoever only begins logins keeps nobody waiting by them.
+        if !desk.is_wanted(channel) {
             continue;
         }
         let found = match clock::now() < paused {
@@ -93,7 +92,7 @@ fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
                 }
             },
         };
-        desk.looked_up(clock::now(), channel, found);
+        desk.looked_up(channel, found);
     }
 }
 

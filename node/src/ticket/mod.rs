@@ -1,8 +1,8 @@
 //! Login tickets, the node's side: how a session that is moved to the other node logs in there without the password
 //! ([`vianet::resolve::ticket`] is what the client has of it).
 //!
-//! While a client logs in by SCRAM-SHA-256 through the relay, [`watch`] takes the exchange down and [`lookup`] asks the SQL
-//! server for the role's verifier; both together give what another login takes ([`scram`]). The [`desk`] of a server name
+//! While a client logs in by SCRAM-SHA-256 through the relay, [`watch`] takes the exchange down; once the login is proven,
+//! [`lookup`] asks the SQL server for the role's verifier. Both together give what another login takes ([`scram`]). The [`desk`] of a server name
 //! has it for each channel and gives it out as a ticket ([`seal`]) to the channel's owner. Keys for that ([`epochs`]) go
 //! from node to node by [`exchange`]. [`redeem`] is what the other node asks before it logs in in the client's place
 //! ([`login`]).

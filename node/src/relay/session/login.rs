@@ -94,7 +94,7 @@ impl Session {
                     }
                 }
                 Client::Started => {
-                    if let Err(why) = self.startup_came(now) {
+                    if let Err(why) = self.startup_came() {
                         return Ok(moved + self.refuse_ticket(now, why));
                     }
                 }

@@ -32,8 +32,8 @@ pub struct Ticketing {
 
 enum Work {
     None,
-    /// The client logs in with its password.
-    Watch(Watch),
+    /// The client logs in with its password, as this role.
+    Watch(Watch, String),
     /// We log in for it. So many bytes of the server's that wait are the client's already.
     Redeem(Login, Claim, usize),
 }
@@ -60,7 +60,7 @@ impl Session {
     }
 
     /// The startup packet is there, whole, in `login_in`.
-    pub(super) fn startup_came(&mut self, now: Duration) -> Result<(), Why> {
+    pub(super) fn startup_came(&mut self) -> Result<(), Why> {
         let (Some(ticketing), Some(desk)) = (&mut self.ticketing, &self.served.desk) else {
             return Ok(());
         };
@@ -79,12 +79,7 @@ impl Session {
             let Ok(random) = random else { return Ok(()) };
             let role = role(startup);
             desk.begin(&begun(random), role.as_ref().err().copied());
-            ticketing.work = Work::Watch(Watch::default());
-            if let Ok(role) = role
-                && !ticketing.lookup.ask(accept.channel_id, role)
-            {
-                desk.looked_up(now, accept.channel_id, Err(Why::Lookup));
-            }
+            ticketing.work = Work::Watch(Watch::default(), role.unwrap_or_default());
             return Ok(());
         }
         let request = redeem::Request {
@@ -110,7 +105,7 @@ impl Session {
     /// Whether the client's bytes of the login are to be shown to [`Session::watch_client`].
     pub(super) fn is_watching(&self) -> bool {
         let work = self.ticketing.as_ref().map(|t| &t.work);
-        matches!(work, Some(Work::Watch(watch)) if watch.failed().is_none())
+        matches!(work, Some(Work::Watch(watch, _)) if watch.failed().is_none())
     }
 
     /// As `move_in`, by a copy that is looked at: what is in shared memory the client could change.
@@ -129,7 +124,7 @@ impl Session {
                 (0, false) => break,
                 _ => {}
             }
-            if let Some(Work::Watch(watch)) = self.ticketing.as_mut().map(|t| &mut t.work) {
+            if let Some(Work::Watch(watch, _)) = self.ticketing.as_mut().map(|t| &mut t.work) {
                 watch.client(&piece[..n]);
             }
             self.login_in.extend_from_slice(&piece[..n]);
@@ -144,14 +139,18 @@ impl Session {
         let Some(ticketing) = &mut self.ticketing else {
             return;
         };
-        if let Work::Watch(watch) = &mut ticketing.work {
+        if let Work::Watch(watch, _) = &mut ticketing.work {
             watch.server(&self.login_held[..passed]);
         }
         if proven
-            && let Work::Watch(watch) = std::mem::replace(&mut ticketing.work, Work::None)
+            && let Work::Watch(watch, role) = std::mem::replace(&mut ticketing.work, Work::None)
             && let Some(desk) = &self.served.desk
         {
-            desk.proven(now, self.channel.accept.channel_id, watch.finish());
+            // Only now: a connect that proves nothing must not cost the SQL server a question.
+            let channel = self.channel.accept.channel_id;
+            if desk.proven(now, channel, watch.finish()) && !ticketing.lookup.ask(channel, role) {
+                desk.looked_up(channel, Err(Why::Lookup));
+            }
         }
     }
 

@@ -67,48 +67,41 @@ impl Case {
     fn log_in(&self) {
         let server = ServerVerifier::new("secret");
         self.begin(None);
-        self.desk.looked_up(NOW, 7, Ok(verifier(&server)));
-        self.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+        assert!(self.desk.proven(NOW, 7, Ok(exchange("secret", &server))));
+        self.desk.looked_up(7, Ok(verifier(&server)));
     }
 }
 
 #[test]
-fn the_owner_gets_a_ticket_whatever_comes_first() {
-    for verifier_first in [true, false] {
-        let case = Case::new();
-        let server = ServerVerifier::new("secret");
-        assert_eq!(case.ask(), Given::Not(Why::Unseen));
-        case.begin(None);
-        assert_eq!(case.ask(), Given::Not(Why::Pending));
-        let look = || case.desk.looked_up(NOW, 7, Ok(verifier(&server)));
-        let prove = || case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
-        if verifier_first {
-            look();
-        } else {
-            prove();
-        }
-        assert_eq!(case.ask(), Given::Not(Why::Pending));
-        if verifier_first {
-            prove();
-        } else {
-            look();
-        }
-        let Given::Ticket { ticket, seconds } = case.ask() else {
-            panic!("no ticket");
-        };
-        assert_eq!(seconds, 60);
-        let scope = Scope {
-            cluster: [1; 16],
-            server: "sales",
-        };
-        let epochs = case.tickets.epochs.lock();
-        let opened = Contents::open(|id| epochs.find(id), scope, &ticket);
-        let contents = opened.ok().unwrap();
-        assert_eq!(contents.startup, startup_digest(b"startup"));
-        assert_eq!((contents.channel, contents.generation), (7, 10));
-        assert_eq!((contents.expires_ms, contents.id), (61_000, [8; 16]));
-        assert!(contents.public == case.key.public());
-    }
+fn the_owner_gets_a_ticket_once_the_login_is_proven_and_the_verifier_found() {
+    let case = Case::new();
+    let server = ServerVerifier::new("secret");
+    assert_eq!(case.ask(), Given::Not(Why::Unseen));
+    case.begin(None);
+    assert_eq!(case.ask(), Given::Not(Why::Pending));
+    // Nothing is looked up for whoever has proven nothing.
+    assert!(!case.desk.is_wanted(7));
+    case.desk.looked_up(7, Ok(verifier(&server)));
+    assert!(case.desk.proven(NOW, 7, Ok(exchange("secret", &server))));
+    assert!(case.desk.is_wanted(7));
+    assert_eq!(case.ask(), Given::Not(Why::Pending));
+    case.desk.looked_up(7, Ok(verifier(&server)));
+    assert!(!case.desk.is_wanted(7));
+    let Given::Ticket { ticket, seconds } = case.ask() else {
+        panic!("no ticket");
+    };
+    assert_eq!(seconds, 60);
+    let scope = Scope {
+        cluster: [1; 16],
+        server: "sales",
+    };
+    let epochs = case.tickets.epochs.lock();
+    let opened = Contents::open(|id| epochs.find(id), scope, &ticket);
+    let contents = opened.ok().unwrap();
+    assert_eq!(contents.startup, startup_digest(b"startup"));
+    assert_eq!((contents.channel, contents.generation), (7, 10));
+    assert_eq!((contents.expires_ms, contents.id), (61_000, [8; 16]));
+    assert!(contents.public == case.key.public());
 }
 
 #[test]
@@ -127,31 +120,32 @@ fn nobody_else_gets_it() {
 fn reasons_stay() {
     let server = ServerVerifier::new("secret");
     let case = Case::new();
+    let prove = || case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
     case.begin(Some(Why::Replication));
+    // Who has not proven who he is does not learn it.
     assert_eq!(case.ask(), Given::Not(Why::Pending));
-    case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+    assert!(!prove());
     assert_eq!(case.ask(), Given::Not(Why::Replication));
 
     case.begin(None);
-    assert!(case.desk.is_coming(7));
-    case.desk.looked_up(NOW, 7, Err(Why::NoVerifier));
-    assert!(!case.desk.is_coming(7) && !case.desk.is_coming(8));
-    // Who has not proven that he is that role does not learn whether there is such a one.
-    assert_eq!(case.ask(), Given::Not(Why::Pending));
-    case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+    assert!(prove());
+    case.desk.looked_up(7, Err(Why::NoVerifier));
     assert_eq!(case.ask(), Given::Not(Why::NoVerifier));
 
     case.begin(None);
-    case.desk.looked_up(NOW, 7, Ok(verifier(&server)));
-    case.desk.proven(NOW, 7, Err(Why::Method));
+    assert!(!case.desk.proven(NOW, 7, Err(Why::Method)));
+    assert_eq!(case.ask(), Given::Not(Why::Method));
+    case.desk.looked_up(7, Ok(verifier(&server)));
     assert_eq!(case.ask(), Given::Not(Why::Method));
 
     // The password was changed between the two.
     case.begin(None);
-    case.desk
-        .looked_up(NOW, 7, Ok(verifier(&ServerVerifier::new("secret"))));
-    case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+    assert!(prove());
+    let other = verifier(&ServerVerifier::new("secret"));
+    case.desk.looked_up(7, Ok(other));
     assert_eq!(case.ask(), Given::Not(Why::Mismatch));
+
+    assert!(!case.desk.proven(NOW, 8, Ok(exchange("secret", &server))));
 }
 
 #[test]
@@ -179,4 +173,22 @@ fn what_nobody_asks_for_is_forgotten() {
     case.log_in();
     case.desk.tick(NOW + UNASKED);
     assert_eq!(case.ask(), Given::Not(Why::Late));
+}
+
+/// The exchange is worth as much as what it gives.
+#[test]
+fn an_exchange_that_nobody_asks_about_does_not_wait_for_its_verifier() {
+    let case = Case::new();
+    let server = ServerVerifier::new("secret");
+    for asked in [false, true] {
+        case.begin(None);
+        case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+        if asked {
+            assert_eq!(case.ask(), Given::Not(Why::Pending));
+        }
+        case.desk.tick(NOW + UNASKED);
+        assert_eq!(case.desk.is_wanted(7), asked);
+    }
+    case.desk.looked_up(7, Ok(verifier(&server)));
+    assert!(matches!(case.ask(), Given::Ticket { .. }));
 }
