@@ -36,8 +36,8 @@ struct Login {
 enum State {
     /// The login is under way.
     Coming,
-    /// It has succeeded by this exchange; the verifier is looked up.
-    Proven(Exchange),
+    /// It has succeeded by this exchange; the verifier is looked up, and meanwhile this is why there is no ticket.
+    Proven(Exchange, Why),
     /// What a ticket takes.
     Known(Keys),
     /// There is no ticket.
@@ -102,25 +102,35 @@ impl Desk {
         login.proven = true;
         login.until = Some(now + UNASKED);
         if matches!(login.state, State::Coming) {
-            login.state = proven.map_or_else(State::None, State::Proven);
+            let proven = proven.map(|exchange| State::Proven(exchange, Why::Pending));
+            login.state = proven.unwrap_or_else(State::None);
         }
-        matches!(login.state, State::Proven(_))
+        matches!(login.state, State::Proven(..))
     }
 
     /// Whether the verifier of the channel's role is wanted (still).
     pub fn is_wanted(&self, channel: u64) -> bool {
         let logins = self.logins.lock();
-        (logins.get(&channel)).is_some_and(|login| matches!(login.state, State::Proven(_)))
+        (logins.get(&channel)).is_some_and(|login| matches!(login.state, State::Proven(..)))
     }
 
     /// The role's verifier was looked up.
     pub fn looked_up(&self, channel: u64, found: Result<Verifier, Why>) {
         let mut logins = self.logins.lock();
         if let Some(login) = logins.get_mut(&channel)
-            && let State::Proven(exchange) = &login.state
+            && let State::Proven(exchange, _) = &login.state
         {
             let keys = found.and_then(|verifier| exchange.keys(&verifier).ok_or(Why::Mismatch));
             login.state = keys.map_or_else(State::None, State::Known);
+        }
+    }
+
+    /// The lookup has failed, and is tried again.
+    pub fn not_looked_up(&self, channel: u64) {
+        if let Some(login) = self.logins.lock().get_mut(&channel)
+            && let State::Proven(_, why) = &mut login.state
+        {
+            *why = Why::Lookup;
         }
     }
 
@@ -142,7 +152,7 @@ impl Desk {
     pub fn tick(&self, now: Duration) {
         for login in self.logins.lock().values_mut() {
             let late = login.until.is_some_and(|until| now >= until);
-            if late && matches!(login.state, State::Proven(_) | State::Known(_)) {
+            if late && matches!(login.state, State::Proven(..) | State::Known(_)) {
                 login.state = State::None(Why::Late);
             }
         }
@@ -171,8 +181,8 @@ impl Desk {
         }
         login.until = None;
         let keys = match &login.state {
-            State::Coming | State::Proven(_) => return Err(Why::Pending),
-            State::None(why) => return Err(*why),
+            State::Coming => return Err(Why::Pending),
+            State::Proven(_, why) | State::None(why) => return Err(*why),
             State::Known(keys) => keys,
         };
         let contents = Contents {

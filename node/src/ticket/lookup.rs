@@ -1,12 +1,14 @@
 //! Looks roles' verifiers up in the SQL server, as the daemon's own database role: a thread with one connection for each
 //! server name. The only part of tickets that does I/O; the relay never waits for it.
 
+use super::desk::Desk;
 use super::scram::Verifier;
 use crate::clock;
 use crate::config::{Tickets, Upstream};
 use crate::pg::client::{Client, Error};
 use crate::served::Served;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::collections::VecDeque;
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -20,10 +22,11 @@ use zeroize::Zeroizing;
 
 /// Longest wait for one step of the server's.
 const LIMIT: Duration = Duration::from_secs(5);
-/// So many may wait; the others go without.
+/// So many may wait, and so many more to be tried again; the others go without.
 const QUEUE: usize = 4096;
-/// Not tried again sooner after a failure.
+/// After a failure nothing is asked for so long: at first, and twice as long after each further one, up to this.
 const PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 const QUESTION: &str = "SELECT vianet.scram_verifier($1)";
 
@@ -44,7 +47,12 @@ impl Lookup {
     pub fn start(served: Arc<Served>, config: Tickets) -> io::Result<Self> {
         let (sender, jobs) = bounded(QUEUE);
         let thread = std::thread::Builder::new().name("tickets".into());
-        thread.spawn(move || run(&served, &config, &jobs))?;
+        thread.spawn(move || {
+            if let Some(desk) = &served.desk {
+                let upstream = config.connect.as_ref().unwrap_or(&served.config.upstream);
+                Asker::new(desk, &served.name, &config, upstream).run(&jobs);
+            }
+        })?;
         Ok(Self(sender))
     }
 
@@ -58,41 +66,100 @@ trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 type Connection = Client<Box<dyn Stream>>;
 
-fn run(served: &Served, config: &Tickets, jobs: &Receiver<Job>) {
-    let Some(desk) = &served.desk else { return };
-    let upstream = config.connect.as_ref().unwrap_or(&served.config.upstream);
-    let mut connection = None;
-    let mut paused = Duration::ZERO;
-    let mut works = None;
-    for Job { channel, role } in jobs {
-        if !desk.is_wanted(channel) {
-            continue;
+/// The questions of one server name, and what became of them.
+struct Asker<'a> {
+    desk: &'a Desk,
+    server: &'a str,
+    config: &'a Tickets,
+    upstream: &'a Upstream,
+    connection: Option<Connection>,
+    /// Those whose lookup has failed, and those that came in the pause after that.
+    again: VecDeque<Job>,
+    pause: Duration,
+    paused_until: Duration,
+    /// What the log has said last.
+    works: Option<bool>,
+}
+
+impl<'a> Asker<'a> {
+    fn new(desk: &'a Desk, server: &'a str, config: &'a Tickets, upstream: &'a Upstream) -> Self {
+        Self {
+            desk,
+            server,
+            config,
+            upstream,
+            connection: None,
+            again: VecDeque::new(),
+            pause: Duration::ZERO,
+            paused_until: Duration::ZERO,
+            works: None,
         }
-        let found = match clock::now() < paused {
-            true => Err(Why::Lookup),
-            false => match look_up(&mut connection, config, upstream, &role) {
-                Ok(found) => {
-                    if works.replace(true) != Some(true) {
-                        info!(
-                            event = "tickets",
-                            server = served.name,
-                            role = config.role,
-                            "verifiers can be looked up"
-                        );
-                    }
-                    found.ok_or(Why::NoVerifier)
+    }
+
+    /// Until nobody can ask any more.
+    fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            let left = self.paused_until.saturating_sub(clock::now());
+            if !left.is_zero() {
+                match jobs.recv_timeout(left) {
+                    Ok(job) => self.put_off(job),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
                 }
-                Err(why) => {
-                    paused = clock::now() + PAUSE;
-                    if works.replace(false) != Some(false) {
-                        warn!(event = "tickets", server = served.name, role = config.role, %why, "no verifier can be \
-                              looked up: sessions get no login tickets");
-                    }
-                    Err(Why::Lookup)
+                continue;
+            }
+            let job = match self.again.pop_front() {
+                Some(job) => job,
+                None => match jobs.recv() {
+                    Ok(job) => job,
+                    Err(_) => return,
+                },
+            };
+            if self.desk.is_wanted(job.channel) {
+                self.see_to(job);
+            }
+        }
+    }
+
+    fn see_to(&mut self, job: Job) {
+        let found = look_up(&mut self.connection, self.config, self.upstream, &job.role);
+        let news = self.works.replace(found.is_ok()) != Some(found.is_ok());
+        let (server, role) = (self.server, &self.config.role);
+        match found {
+            Ok(found) => {
+                if news {
+                    info!(
+                        event = "tickets",
+                        server, role, "verifiers can be looked up"
+                    );
                 }
-            },
-        };
-        desk.looked_up(channel, found);
+                self.pause = Duration::ZERO;
+                let found = found.ok_or(Why::NoVerifier);
+                self.desk.looked_up(job.channel, found);
+            }
+            Err(why) => {
+                if news {
+                    warn!(event = "tickets", server, role, %why, "no verifier can be looked up: sessions get no login \
+                          tickets until one can");
+                }
+                self.pause = (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE);
+                self.paused_until = clock::now() + self.pause;
+                self.put_off(job);
+            }
+        }
+    }
+
+    fn put_off(&mut self, job: Job) {
+        if self.again.len() >= QUEUE {
+            self.again.retain(|job| self.desk.is_wanted(job.channel));
+        }
+        if self.again.len() >= QUEUE {
+            self.desk.looked_up(job.channel, Err(Why::Lookup));
+            return;
+        }
+        self.desk.not_looked_up(job.channel);
+        // The last in the line: whatever is wrong with this one does not stop the others.
+        self.again.push_back(job);
     }
 }
 

@@ -12,7 +12,7 @@ pub enum Why {
     Pending = 3,
     /// Another way of proving oneself than SCRAM-SHA-256.
     Method = 4,
-    /// The daemon cannot look verifiers up.
+    /// The daemon cannot look verifiers up: it tries again.
     Lookup = 5,
     /// The role has no verifier that would be told.
     NoVerifier = 6,
@@ -81,7 +81,10 @@ impl Why {
 
     /// Whether asking again soon may give another answer.
     pub fn may_pass(self) -> bool {
-        matches!(self, Self::Pending | Self::NoPeer | Self::NoAnswer)
+        matches!(
+            self,
+            Self::Pending | Self::Lookup | Self::NoPeer | Self::NoAnswer
+        )
     }
 
     /// The word.
@@ -118,7 +121,7 @@ impl Why {
             Self::Unseen => "the node has seen no login on this channel",
             Self::Pending => "the login is not complete",
             Self::Method => "the login is not by SCRAM-SHA-256",
-            Self::Lookup => "the node's daemon cannot look up the role's verifier",
+            Self::Lookup => "the node's daemon cannot look up the role's verifier (yet)",
             Self::NoVerifier => "the role has no SCRAM verifier that may be told",
             Self::Mismatch => "the role's verifier is not the one that was proven",
             Self::NoPeer => "the other node does not have the key for tickets (yet)",

@@ -192,3 +192,21 @@ fn an_exchange_that_nobody_asks_about_does_not_wait_for_its_verifier() {
     case.desk.looked_up(7, Ok(verifier(&server)));
     assert!(matches!(case.ask(), Given::Ticket { .. }));
 }
+
+#[test]
+fn a_lookup_that_is_tried_again_is_not_the_last_word() {
+    let case = Case::new();
+    let server = ServerVerifier::new("secret");
+    case.begin(None);
+    case.desk.not_looked_up(7);
+    assert_eq!(case.ask(), Given::Not(Why::Pending), "not proven");
+    case.desk.proven(NOW, 7, Ok(exchange("secret", &server)));
+    assert_eq!(case.ask(), Given::Not(Why::Pending));
+    case.desk.not_looked_up(7);
+    assert!(case.desk.is_wanted(7) && Why::Lookup.may_pass());
+    assert_eq!(case.ask(), Given::Not(Why::Lookup));
+    case.desk.looked_up(7, Ok(verifier(&server)));
+    assert!(matches!(case.ask(), Given::Ticket { .. }));
+    case.desk.not_looked_up(7);
+    assert!(matches!(case.ask(), Given::Ticket { .. }));
+}
