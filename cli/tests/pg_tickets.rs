@@ -436,6 +436,35 @@ fn the_library_says_whether_a_session_could_log_in_elsewhere() {
     wait_for(fd, Some(Why::Unpinned));
 }
 
+/// The other node has tickets for another server only: one that it would not redeem is not given.
+#[test]
+fn there_is_no_ticket_that_the_other_node_would_not_redeem() {
+    let Some((lab, _installation)) = lab("postgres-shared", 157) else {
+        return;
+    };
+    lab.good(&["kill", "node-b"]);
+    let file = lab.dir().join("node-b/node.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    let mut node: toml::Table = good.parse().unwrap();
+    let servers = node["servers"].as_array_mut().unwrap();
+    let mut other = servers[0].clone();
+    other["name"] = "other".into();
+    servers[0].as_table_mut().unwrap().remove("tickets");
+    servers.push(other);
+    std::fs::write(&file, toml::to_string(&node).unwrap()).unwrap();
+    lab.good(&["start", "node-b"]);
+    let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+    let given = client::given(&lab, A, session.accept.channel_id, &session.key, |why| {
+        !why.may_pass() || why == Why::PeerOff
+    });
+    assert_eq!(given, Given::Not(Why::PeerOff), "{}", lab.logs());
+    // Once it would, it is.
+    lab.good(&["kill", "node-b"]);
+    std::fs::write(&file, good).unwrap();
+    lab.good(&["start", "node-b"]);
+    session.ticket(&lab);
+}
+
 #[test]
 fn without_configuration_there_are_none() {
     let dir = Lab::up("embedded", 153);

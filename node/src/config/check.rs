@@ -3,6 +3,7 @@
 use super::{Authority, Node, Protocol, RELAY_SOURCE, Server, Upstream};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use vianet::resolve::ticket::MAX_TICKET_SERVERS;
 
 impl Node {
     /// Checks everything that can be checked without touching the system.
@@ -67,6 +68,7 @@ impl Node {
             );
         }
         let mut seen = BTreeSet::new();
+        let mut with_tickets = 0;
         for server in &self.servers {
             server.check()?;
             if server.tickets.is_some() && self.key_file.is_none() {
@@ -79,6 +81,13 @@ impl Node {
             if server.tickets.is_some() && self.peers.is_empty() {
                 return Err(format!(
                     "servers.{}.tickets: there is no other node to redeem them: name it in [[peers]], or remove the table",
+                    server.name
+                ));
+            }
+            with_tickets += usize::from(server.tickets.is_some());
+            if with_tickets > MAX_TICKET_SERVERS {
+                return Err(format!(
+                    "servers.{}.tickets: more than {MAX_TICKET_SERVERS} servers have tickets; remove the table",
                     server.name
                 ));
             }

@@ -267,6 +267,14 @@ fn tickets_are_off_and_on_only_where_they_are_safe() {
     assert!(file.is_absolute() && file.ends_with("secret"), "{file:?}");
     assert_eq!(load(&node.to_toml()).unwrap(), node);
 
+    let mut many = with("");
+    let table = many[many.find("[[servers]]").unwrap()..].to_owned();
+    for n in 1..129 {
+        many += &table.replace("\"sales\"", &format!("\"sales-{n}\""));
+    }
+    let why = load(&many).unwrap_err();
+    assert!(why.contains("sales-128.tickets: more than 128"), "{why}");
+
     let alone = with("").replace(
         "[[peers]]\nnode = \"node-b\"\nquery = \"127.0.0.12:1434\"\n",
         "",

@@ -5,7 +5,7 @@ use crate::config::Node;
 use crate::role::Now;
 use crate::served::Served;
 use crate::ticket::Tickets;
-use crate::ticket::desk::Step;
+use crate::ticket::desk::{Desk, Step};
 use crate::ticket::exchange::{Exchange, Parties};
 use crate::ticket::seal::EpochKey;
 use std::net::SocketAddr;
@@ -36,15 +36,17 @@ pub(super) struct Desks {
 
 impl Desks {
     pub(super) fn new(config: &Node, key: Option<&SecretKey>, served: &[Arc<Served>]) -> Self {
-        let on = served.iter().any(|s| s.desk.is_some());
+        let desks = served.iter().filter_map(|s| s.desk.as_ref());
+        let redeems: Vec<_> = desks.map(Desk::digest).collect();
         let parties = |key: &SecretKey| {
-            let peer = config.peers.first().filter(|_| on)?;
+            let peer = config.peers.first().filter(|_| !redeems.is_empty())?;
             Some(Parties {
                 node: config.node.clone(),
                 cluster: config.cluster_id_bytes(),
                 key: key.clone(),
                 peer: peer.node.clone(),
                 addr: peer.query,
+                redeems: redeems.clone(),
             })
         };
         Self {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 use vianet::resolve::Generation;
-use vianet::resolve::ticket::{Ask, Given, Key, Why, startup_digest};
+use vianet::resolve::ticket::{Ask, Given, Key, ServerDigest, Why, startup_digest};
 
 /// Keys for which nobody has asked so long after the login are forgotten.
 const UNASKED: Duration = Duration::from_secs(60);
@@ -15,6 +15,7 @@ const UNASKED: Duration = Duration::from_secs(60);
 /// See the module's text.
 pub struct Desk {
     server: String,
+    digest: ServerDigest,
     lifetime: Duration,
     logins: Mutex<HashMap<u64, Login>>,
 }
@@ -73,9 +74,15 @@ impl Desk {
     pub fn new(server: &str, lifetime: Duration) -> Self {
         Self {
             server: server.to_ascii_lowercase(),
+            digest: ServerDigest::of(server),
             lifetime,
             logins: Mutex::default(),
         }
+    }
+
+    /// Of the server's name.
+    pub fn digest(&self) -> ServerDigest {
+        self.digest
     }
 
     /// A login begins. `why`: nothing will come of it.
@@ -199,7 +206,7 @@ impl Desk {
             server: &self.server,
         };
         let epochs = tickets.epochs.lock();
-        let epoch = epochs.sealing(step.now).ok_or(Why::NoPeer)?;
+        let epoch = epochs.sealing(step.now, self.digest)?;
         Ok(contents.seal(epoch, scope, &step.random))
     }
 }

@@ -6,6 +6,7 @@
 
 use super::seal::EpochKey;
 use std::time::Duration;
+use vianet::resolve::ticket::{ServerDigest, Why};
 
 /// How often a new key is made.
 pub const ROTATE: Duration = Duration::from_secs(3600);
@@ -30,8 +31,14 @@ struct Epoch {
 pub struct Epochs {
     own: Vec<Epoch>,
     peers: Vec<Epoch>,
-    /// What the other node says it has, and when it said so.
-    has: Option<(u64, Duration)>,
+    /// What the other node says it has.
+    has: Option<Has>,
+}
+
+struct Has {
+    newest: u64,
+    at: Duration,
+    redeems: Vec<ServerDigest>,
 }
 
 impl Epochs {
@@ -51,9 +58,13 @@ impl Epochs {
         }
     }
 
-    /// The other node asked for our keys and has this one already (0: none).
-    pub fn asked(&mut self, now: Duration, has: u64) {
-        self.has = Some((has, now));
+    /// The other node asked for our keys and has this one already (0: none); for these servers it redeems tickets.
+    pub fn asked(&mut self, now: Duration, newest: u64, redeems: Vec<ServerDigest>) {
+        self.has = Some(Has {
+            newest,
+            at: now,
+            redeems,
+        });
     }
 
     /// The other node is lost, and what it had with it.
@@ -82,12 +93,20 @@ impl Epochs {
         self.peers.last().map_or(0, |epoch| epoch.key.id)
     }
 
-    /// The key to seal with now; `None`: there is none that the other node has, or it will not be kept for as long as the
-    /// longest ticket.
-    pub fn sealing(&self, now: Duration) -> Option<&EpochKey> {
-        let (has, _) = self.has.filter(|(_, at)| now < *at + HEARD)?;
-        let epoch = self.own.iter().find(|epoch| epoch.key.id == has)?;
-        (now + LONGEST < epoch.since + KEEP).then_some(&epoch.key)
+    /// The key to seal a ticket for this server with now.
+    ///
+    /// # Errors
+    /// [`Why::NoPeer`]: there is none that the other node has, or it will not be kept for as long as the longest ticket.
+    /// [`Why::PeerOff`]: the other node would not redeem it.
+    pub fn sealing(&self, now: Duration, server: ServerDigest) -> Result<&EpochKey, Why> {
+        let heard = self.has.as_ref().filter(|has| now < has.at + HEARD);
+        let has = heard.ok_or(Why::NoPeer)?;
+        if !has.redeems.contains(&server) {
+            return Err(Why::PeerOff);
+        }
+        let epoch = self.own.iter().find(|epoch| epoch.key.id == has.newest);
+        let young = epoch.filter(|epoch| now + LONGEST < epoch.since + KEEP);
+        young.map(|epoch| &epoch.key).ok_or(Why::NoPeer)
     }
 
     /// The key of this epoch, whosever it is.
@@ -105,6 +124,16 @@ mod tests {
         EpochKey::new(id, [id as u8; 32])
     }
 
+    const SALES: ServerDigest = ServerDigest([1; 8]);
+
+    fn asked(epochs: &mut Epochs, now: Duration, newest: u64) {
+        epochs.asked(now, newest, vec![SALES]);
+    }
+
+    fn seals(epochs: &Epochs, now: Duration) -> Option<u64> {
+        epochs.sealing(now, SALES).ok().map(|key| key.id)
+    }
+
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
@@ -115,26 +144,42 @@ mod tests {
         assert!(epochs.tick(at(1)));
         epochs.add(at(1), key(1));
         assert!(!epochs.tick(at(2)));
-        assert!(epochs.sealing(at(2)).is_none());
-        epochs.asked(at(2), 0);
-        assert!(epochs.sealing(at(2)).is_none());
-        epochs.asked(at(3), 1);
-        assert_eq!(epochs.sealing(at(3)).map(|k| k.id), Some(1));
+        assert!(seals(&epochs, at(2)).is_none());
+        asked(&mut epochs, at(2), 0);
+        assert!(seals(&epochs, at(2)).is_none());
+        asked(&mut epochs, at(3), 1);
+        assert_eq!(seals(&epochs, at(3)), Some(1));
         // A new key is used once the other node has it.
         assert!(epochs.tick(at(3601)));
         epochs.add(at(3601), key(2));
-        epochs.asked(at(3601), 1);
-        assert_eq!(epochs.sealing(at(3602)).map(|k| k.id), Some(1));
-        epochs.asked(at(3603), 2);
-        assert_eq!(epochs.sealing(at(3603)).map(|k| k.id), Some(2));
+        asked(&mut epochs, at(3601), 1);
+        assert_eq!(seals(&epochs, at(3602)), Some(1));
+        asked(&mut epochs, at(3603), 2);
+        assert_eq!(seals(&epochs, at(3603)), Some(2));
         epochs.lost();
-        assert!(epochs.sealing(at(3603)).is_none());
+        assert!(seals(&epochs, at(3603)).is_none());
         // It was restarted, or is gone.
-        epochs.asked(at(3604), 99);
-        assert!(epochs.sealing(at(3604)).is_none());
-        epochs.asked(at(3605), 2);
-        assert_eq!(epochs.sealing(at(3614)).map(|k| k.id), Some(2));
-        assert!(epochs.sealing(at(3615)).is_none());
+        asked(&mut epochs, at(3604), 99);
+        assert!(seals(&epochs, at(3604)).is_none());
+        asked(&mut epochs, at(3605), 2);
+        assert_eq!(seals(&epochs, at(3614)), Some(2));
+        assert!(seals(&epochs, at(3615)).is_none());
+    }
+
+    #[test]
+    fn it_seals_for_what_the_other_node_redeems() {
+        let mut epochs = Epochs::default();
+        let other = ServerDigest([2; 8]);
+        epochs.add(at(1), key(1));
+        assert_eq!(epochs.sealing(at(1), other).err(), Some(Why::NoPeer));
+        epochs.asked(at(1), 1, vec![SALES]);
+        assert_eq!(epochs.sealing(at(1), other).err(), Some(Why::PeerOff));
+        assert!(epochs.sealing(at(1), SALES).is_ok());
+        // It was set up for it and restarted.
+        epochs.asked(at(2), 0, vec![other, SALES]);
+        assert_eq!(epochs.sealing(at(2), other).err(), Some(Why::NoPeer));
+        epochs.asked(at(2), 1, vec![other, SALES]);
+        assert!(epochs.sealing(at(2), other).is_ok());
     }
 
     #[test]
@@ -169,8 +214,8 @@ mod tests {
                 epochs.add(now, key(hour + 1));
             }
             // Our newer keys do not reach the other node.
-            epochs.asked(now, 1);
-            let seals = epochs.sealing(now).is_some();
+            asked(&mut epochs, now, 1);
+            let seals = seals(&epochs, now).is_some();
             assert_eq!(seals, now < 2 * ROTATE, "{hour}");
             assert!(!seals || now + LONGEST <= KEEP);
         }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use vianet::resolve::ClusterId;
 use vianet::resolve::identity::SecretKey;
-use vianet::resolve::ticket::{KeyAsk, KeysGiven, TYPE_KEY_ASK, TYPE_KEYS_GIVEN};
+use vianet::resolve::ticket::{KeyAsk, KeysGiven, ServerDigest, TYPE_KEY_ASK, TYPE_KEYS_GIVEN};
 use vianet::resolve::wire::datagram_type;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -41,6 +41,8 @@ pub struct Parties {
     pub peer: String,
     /// Its UDP address.
     pub addr: SocketAddr,
+    /// The server names for which this node redeems tickets.
+    pub redeems: Vec<ServerDigest>,
 }
 
 struct Asked {
@@ -97,6 +99,7 @@ impl Exchange {
             public,
             from: self.who.node.clone(),
             to: self.who.peer.clone(),
+            redeems: self.who.redeems.clone(),
         };
         let bytes = ask.encode(&self.who.key).ok()?;
         self.asked = Some(Asked {
@@ -147,7 +150,7 @@ impl Exchange {
             return None;
         }
         self.heard_ms = ask.at_ms;
-        epochs.asked(now, ask.have);
+        epochs.asked(now, ask.have, ask.redeems);
         if epochs.own().last().is_none_or(|key| key.id == ask.have) {
             return None;
         }

@@ -17,7 +17,9 @@ mod why;
 
 pub use ask::{Ask, Given, TYPE_ASK, TYPE_GIVEN};
 pub use key::Key;
-pub use nodes::{KeyAsk, KeysGiven, TYPE_KEY_ASK, TYPE_KEYS_GIVEN};
+pub use nodes::{
+    KeyAsk, KeysGiven, MAX_TICKET_SERVERS, ServerDigest, TYPE_KEY_ASK, TYPE_KEYS_GIVEN,
+};
 pub use redeem::{CODE, Held, Place, Redemption, startup_digest};
 pub use why::Why;
 

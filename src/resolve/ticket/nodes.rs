@@ -7,14 +7,32 @@ use crate::resolve::ClusterId;
 use crate::resolve::identity::{PublicKey, SIGNATURE_BYTES, SecretKey};
 use crate::resolve::keepalive::MAX_KEEPALIVE_BYTES;
 use crate::resolve::wire::{MAX_NODE_BYTES, Nonce, Reader, Refused, Writer};
+use hmac_sha256::Hash;
 
 /// Type of [`KeyAsk`].
 pub const TYPE_KEY_ASK: u8 = 9;
 /// Type of [`KeysGiven`].
 pub const TYPE_KEYS_GIVEN: u8 = 10;
 
+/// Most server names of which a [`KeyAsk`] can say that they have tickets.
+pub const MAX_TICKET_SERVERS: usize = 128;
+
+const SERVER: &[u8] = b"vianet ticket server 1\0";
 const ASK_CONTEXT: &[u8] = b"vianet ticket key ask 1\0";
 const GIVEN_CONTEXT: &[u8] = b"vianet ticket keys given 1\0";
+
+/// A server name, in few bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ServerDigest(pub [u8; 8]);
+
+impl ServerDigest {
+    /// Of a server name without its cluster; its case does not count.
+    pub fn of(server: &str) -> Self {
+        let server = server.to_ascii_lowercase();
+        let digest = Hash::hash(&[SERVER, server.as_bytes()].concat());
+        Self(*digest.first_chunk().expect("it is longer"))
+    }
+}
 
 /// "Which keys are your tickets sealed with?"
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +51,8 @@ pub struct KeyAsk {
     pub from: String,
     /// The receiver's node name.
     pub to: String,
+    /// The server names for which the sender redeems tickets.
+    pub redeems: Vec<ServerDigest>,
 }
 
 /// The answer.
@@ -63,13 +83,20 @@ impl KeyAsk {
             .bytes(&self.public)
             .text(&self.from, MAX_NODE_BYTES, "from")?
             .text(&self.to, MAX_NODE_BYTES, "to")?;
+        if self.redeems.len() > MAX_TICKET_SERVERS {
+            return Err(Refused::Field("servers"));
+        }
+        w.u8(self.redeems.len() as u8);
+        for server in &self.redeems {
+            w.bytes(&server.0);
+        }
         w.finish(MAX_KEEPALIVE_BYTES, ASK_CONTEXT, Some(signer))
     }
 
     /// Reads one that `key` must have signed.
     pub fn parse(bytes: &[u8], key: &PublicKey) -> Result<Self, Refused> {
         let (_, mut r) = Reader::new(bytes, &[TYPE_KEY_ASK], false)?;
-        let ask = Self {
+        let mut ask = Self {
             cluster_id: r.take()?,
             nonce: r.take()?,
             at_ms: r.u64()?,
@@ -77,7 +104,15 @@ impl KeyAsk {
             public: r.take()?,
             from: r.text(MAX_NODE_BYTES, "from")?,
             to: r.text(MAX_NODE_BYTES, "to")?,
+            redeems: Vec::new(),
         };
+        let count = usize::from(r.u8()?);
+        if count > MAX_TICKET_SERVERS {
+            return Err(Refused::Field("servers"));
+        }
+        for _ in 0..count {
+            ask.redeems.push(ServerDigest(r.take()?));
+        }
         r.finish(bytes, ASK_CONTEXT, true, Some(key))?;
         Ok(ask)
     }

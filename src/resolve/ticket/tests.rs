@@ -1,6 +1,6 @@
 use super::*;
 use crate::resolve::identity::SecretKey;
-use crate::resolve::wire::Refused;
+use crate::resolve::wire::{MAX_NODE_BYTES, Refused};
 use crate::via::Accept;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -124,6 +124,31 @@ fn a_redemption_is_good_at_its_place_for_its_startup_packet_only() {
 }
 
 #[test]
+fn the_nodes_names_for_servers_fit_and_are_told_apart() {
+    let names = (0..MAX_TICKET_SERVERS).map(|n| ServerDigest::of(&format!("server-{n}")));
+    let mut ask = KeyAsk {
+        cluster_id: [1; 16],
+        nonce: [2; 16],
+        at_ms: 3,
+        have: 4,
+        public: [5; 32],
+        from: "a".repeat(MAX_NODE_BYTES),
+        to: "b".repeat(MAX_NODE_BYTES),
+        redeems: names.collect(),
+    };
+    let unique: std::collections::HashSet<_> = ask.redeems.iter().collect();
+    assert_eq!(unique.len(), MAX_TICKET_SERVERS);
+    assert_eq!(ServerDigest::of("Server-1"), ask.redeems[1]);
+    let bytes = ask.encode(&cluster()).unwrap();
+    assert_eq!(KeyAsk::parse(&bytes, &cluster().public()), Ok(ask.clone()));
+    ask.redeems.push(ServerDigest([0; 8]));
+    assert!(ask.encode(&cluster()).is_err());
+    ask.redeems.clear();
+    let bytes = ask.encode(&cluster()).unwrap();
+    assert_eq!(KeyAsk::parse(&bytes, &cluster().public()), Ok(ask));
+}
+
+#[test]
 fn words_are_distinct_and_found_by_their_number() {
     for (i, why) in Why::ALL.into_iter().enumerate() {
         assert_eq!(why as usize, i + 1);
@@ -132,7 +157,7 @@ fn words_are_distinct_and_found_by_their_number() {
         assert_eq!(twice, 1, "{why}");
     }
     assert_eq!(Why::from_wire(0), None);
-    assert_eq!(Why::from_wire(22), None);
+    assert_eq!(Why::from_wire(23), None);
 }
 
 proptest! {

@@ -46,11 +46,13 @@ pub enum Why {
     Unpinned = 20,
     /// The node gives no answer.
     NoAnswer = 21,
+    /// The other node redeems no tickets for this server.
+    PeerOff = 22,
 }
 
 impl Why {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Off,
         Self::Unseen,
         Self::Pending,
@@ -72,6 +74,7 @@ impl Why {
         Self::Upstream,
         Self::Unpinned,
         Self::NoAnswer,
+        Self::PeerOff,
     ];
 
     /// The reason with this number on the wire.
@@ -83,7 +86,7 @@ impl Why {
     pub fn may_pass(self) -> bool {
         matches!(
             self,
-            Self::Pending | Self::Lookup | Self::NoPeer | Self::NoAnswer
+            Self::Pending | Self::Lookup | Self::NoPeer | Self::NoAnswer | Self::PeerOff
         )
     }
 
@@ -111,6 +114,7 @@ impl Why {
             Self::Upstream => "upstream",
             Self::Unpinned => "unpinned",
             Self::NoAnswer => "no_answer",
+            Self::PeerOff => "peer_off",
         }
     }
 
@@ -138,6 +142,7 @@ impl Why {
             Self::Upstream => "the SQL server did not prove itself as the ticket wants",
             Self::Unpinned => "no cluster key is pinned",
             Self::NoAnswer => "the node does not answer",
+            Self::PeerOff => "the other node redeems no login tickets for this server",
         }
     }
 }

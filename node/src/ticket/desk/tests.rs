@@ -26,7 +26,10 @@ impl Case {
     fn new() -> Self {
         let tickets = Tickets::new([1; 16]);
         tickets.epochs.lock().add(NOW, EpochKey::new(5, [5; 32]));
-        tickets.epochs.lock().asked(NOW, 5);
+        tickets
+            .epochs
+            .lock()
+            .asked(NOW, 5, vec![ServerDigest::of("sales")]);
         Self {
             desk: Desk::new("Sales", Duration::from_secs(60)),
             tickets,
@@ -151,11 +154,26 @@ fn reasons_stay() {
 #[test]
 fn without_the_other_node_there_is_none_yet() {
     let case = Case::new();
-    case.tickets.epochs.lock().asked(NOW, 0);
+    case.tickets
+        .epochs
+        .lock()
+        .asked(NOW, 0, vec![ServerDigest::of("sales")]);
     case.log_in();
     assert_eq!(case.ask(), Given::Not(Why::NoPeer));
-    case.tickets.epochs.lock().asked(NOW, 5);
+    case.tickets
+        .epochs
+        .lock()
+        .asked(NOW, 5, vec![ServerDigest::of("sales")]);
     assert!(matches!(case.ask(), Given::Ticket { .. }));
+}
+
+#[test]
+fn there_is_none_that_the_other_node_would_not_redeem() {
+    let case = Case::new();
+    let other = ServerDigest::of("other");
+    case.tickets.epochs.lock().asked(NOW, 5, vec![other]);
+    case.log_in();
+    assert_eq!(case.ask(), Given::Not(Why::PeerOff));
 }
 
 #[test]

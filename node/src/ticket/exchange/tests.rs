@@ -1,5 +1,6 @@
 use super::*;
 use proptest::prelude::*;
+use vianet::resolve::ticket::Why;
 
 struct Node {
     exchange: Exchange,
@@ -18,6 +19,7 @@ impl Node {
             key: SecretKey::from_seed([key; 32]),
             peer: name(3 - n),
             addr: addr(3 - n),
+            redeems: vec![ServerDigest::of(&format!("Server-{n}"))],
         };
         let mut epochs = Epochs::default();
         epochs.add(Duration::ZERO, EpochKey::new(n.into(), [n; 32]));
@@ -48,8 +50,20 @@ impl Node {
             .receive((now, ms), from, datagram, &mut self.epochs, &random)
     }
 
+    /// For what the other node redeems.
     fn seals(&self, ms: u64) -> Option<u64> {
-        self.epochs.sealing(Duration::from_millis(ms)).map(|k| k.id)
+        let peers = if self.exchange.who.node == "node-1" {
+            "server-2"
+        } else {
+            "server-1"
+        };
+        self.seals_for(ms, peers).ok()
+    }
+
+    fn seals_for(&self, ms: u64, server: &str) -> Result<u64, Why> {
+        let now = Duration::from_millis(ms);
+        let key = self.epochs.sealing(now, ServerDigest::of(server));
+        key.map(|key| key.id)
     }
 }
 
@@ -72,6 +86,7 @@ fn keys_go_over_and_the_giver_learns_that_they_did() {
     assert_eq!(a.hear(1003, b.addr, &ask), None, "it has everything");
     assert_eq!(a.seals(1003), Some(1));
     assert_eq!(b.seals(1003), None, "a has not asked");
+    assert_eq!(a.seals_for(1003, "server-1"), Err(Why::PeerOff));
 }
 
 #[test]
