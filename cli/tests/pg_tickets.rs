@@ -436,6 +436,26 @@ fn the_library_says_whether_a_session_could_log_in_elsewhere() {
     wait_for(fd, Some(Why::Unpinned));
 }
 
+/// A node that was restarted has forgotten its keys; the other one has them still.
+#[test]
+fn a_daemon_that_was_restarted_redeems_the_tickets_that_it_gave_before() {
+    let Some((lab, _installation)) = lab("postgres-shared", 158) else {
+        return;
+    };
+    let session = Session::log_in(&lab, A, Transport::Tcp, "app");
+    let held = session.ticket(&lab);
+    lab.good(&["kill", "node-a", "--only", "daemon"]);
+    lab.wait_until_active("node-b");
+    lab.good(&["start", "node-a", "--only", "daemon"]);
+    // There is one once the other node has what this one gives.
+    Session::log_in(&lab, B, Transport::Tcp, "app").ticket(&lab);
+    lab.good(&["kill", "node-b"]);
+    lab.wait_until_active("node-a");
+    let result = Session::redeem(&lab, A, Transport::Tcp, &held);
+    let mut again = result.unwrap_or_else(|e| panic!("{e}: {}", lab.logs()));
+    assert_eq!(again.value("select current_user"), "app");
+}
+
 /// The other node has tickets for another server only: one that it would not redeem is not given.
 #[test]
 fn there_is_no_ticket_that_the_other_node_would_not_redeem() {

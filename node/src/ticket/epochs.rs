@@ -2,7 +2,8 @@
 //! arguments.
 //!
 //! A node seals with the newest of its keys that the other node says it has, so a ticket that was given can be redeemed
-//! there. Keys are kept until the last ticket under them has expired.
+//! there. Keys are kept until the last ticket under them has expired, and no longer, however often they go from node to
+//! node: a node that was restarted gets back what it had given, so that it can open its own tickets.
 
 use super::seal::EpochKey;
 use std::time::Duration;
@@ -18,12 +19,14 @@ const KEEP: Duration = Duration::from_secs(2 * ROTATE.as_secs() + LONGEST.as_sec
 const HEARD: Duration = Duration::from_secs(10);
 /// Most keys of the other node that are kept, its earlier runs included.
 const MOST: usize = 256;
+/// Most keys that are given at a time: those that a node gets back are the newest for which there is room.
+pub const MOST_GIVEN: usize = 25;
 /// Most keys of one node at a time.
 pub const MOST_OWN: usize = (KEEP.as_secs() / ROTATE.as_secs()) as usize + 2;
 
 struct Epoch {
     key: EpochKey,
-    since: Duration,
+    until: Duration,
 }
 
 /// See the module's text.
@@ -44,15 +47,16 @@ struct Has {
 impl Epochs {
     /// Forgets what is too old, and says whether a new key is due ([`Epochs::add`]).
     pub fn tick(&mut self, now: Duration) -> bool {
-        let young = |epoch: &Epoch| now < epoch.since + KEEP;
+        let young = |epoch: &Epoch| now < epoch.until;
         self.own.retain(young);
         self.peers.retain(young);
-        self.own.last().is_none_or(|e| now >= e.since + ROTATE)
+        (self.own.last()).is_none_or(|e| now + KEEP >= e.until + ROTATE)
     }
 
     /// This node's next key, random.
     pub fn add(&mut self, now: Duration, key: EpochKey) {
-        self.own.push(Epoch { key, since: now });
+        let until = now + KEEP;
+        self.own.push(Epoch { key, until });
         if self.own.len() > MOST_OWN {
             self.own.remove(0);
         }
@@ -72,23 +76,36 @@ impl Epochs {
         self.has = None;
     }
 
-    /// Our keys, for the other node.
-    pub fn own(&self) -> impl Iterator<Item = &EpochKey> {
-        self.own.iter().map(|epoch| &epoch.key)
+    /// The newest of our keys; 0: none.
+    pub fn newest(&self) -> u64 {
+        self.own.last().map_or(0, |epoch| epoch.key.id)
     }
 
-    /// The other node's keys, oldest first, from itself.
-    pub fn learned(&mut self, now: Duration, keys: Vec<EpochKey>) {
-        for key in keys {
-            if !self.peers.iter().any(|e| e.key.id == key.id) {
-                self.peers.push(Epoch { key, since: now });
+    /// What the other node is given that has this one of ours: our keys, oldest first; before them, where it has none, what
+    /// it may have given us before it was restarted. Each with the time for which it is to be kept.
+    pub fn give(&self, now: Duration, has: u64) -> impl Iterator<Item = (&EpochKey, Duration)> {
+        let most = match has {
+            0 => MOST_GIVEN.saturating_sub(self.own.len()),
+            _ => 0,
+        };
+        let back = &self.peers[self.peers.len().saturating_sub(most)..];
+        let given = back.iter().chain(&self.own);
+        given.map(move |epoch| (&epoch.key, epoch.until.saturating_sub(now)))
+    }
+
+    /// What the other node has given, in its order.
+    pub fn learned(&mut self, now: Duration, keys: Vec<(EpochKey, Duration)>) {
+        for (key, left) in keys {
+            if self.find(key.id).is_none() {
+                let until = now + left.min(KEEP);
+                self.peers.push(Epoch { key, until });
             }
         }
         let over = self.peers.len().saturating_sub(MOST);
         self.peers.drain(..over);
     }
 
-    /// The newest of the other node's keys; 0: none.
+    /// The newest of what the other node has given, which is its own newest; 0: none.
     pub fn newest_of_peer(&self) -> u64 {
         self.peers.last().map_or(0, |epoch| epoch.key.id)
     }
@@ -105,7 +122,7 @@ impl Epochs {
             return Err(Why::PeerOff);
         }
         let epoch = self.own.iter().find(|epoch| epoch.key.id == has.newest);
-        let young = epoch.filter(|epoch| now + LONGEST < epoch.since + KEEP);
+        let young = epoch.filter(|epoch| now + LONGEST < epoch.until);
         young.map(|epoch| &epoch.key).ok_or(Why::NoPeer)
     }
 
@@ -189,9 +206,12 @@ mod tests {
             let now = at(n * 3600);
             assert!(epochs.tick(now));
             epochs.add(now, key(n + 1));
-            epochs.learned(now, vec![key(1000 + n), key(1001 + n)]);
+            let given = [key(1000 + n), key(1001 + n)].map(|key| (key, KEEP));
+            epochs.learned(now, given.into());
             assert_eq!(epochs.newest_of_peer(), 1001 + n);
-            assert!(epochs.own().count() <= MOST_OWN);
+            assert!(epochs.own.len() <= MOST_OWN);
+            assert!(epochs.give(now, 0).count() <= MOST_GIVEN);
+            assert!(epochs.give(now, 1).count() <= MOST_OWN);
         }
         let hours = LONGEST.as_secs() / 3600;
         assert!(epochs.find(100 - hours).is_some());
@@ -221,11 +241,39 @@ mod tests {
         }
     }
 
+    /// Two nodes that are restarted in turn hand each other everything, but not for ever.
+    #[test]
+    fn keys_that_are_given_back_do_not_live_longer() {
+        let mut nodes = [Epochs::default(), Epochs::default()];
+        nodes[0].add(at(0), key(1000));
+        for hour in 0..20 {
+            let now = at(hour * 3600);
+            let [stays, restarted] = match hour % 2 {
+                0 => [0, 1],
+                _ => [1, 0],
+            };
+            nodes[restarted] = Epochs::default();
+            nodes[stays].tick(now);
+            nodes[stays].add(now, key(hour + 1));
+            let copy =
+                |(key, left): (&EpochKey, Duration)| (EpochKey::new(key.id, *key.bytes()), left);
+            let given: Vec<_> = nodes[stays].give(now, 0).map(copy).collect();
+            nodes[restarted].learned(now, given);
+            assert_eq!(nodes[restarted].newest_of_peer(), hour + 1);
+            let known = nodes[restarted].find(1000).is_some();
+            assert_eq!(known, now < KEEP, "{hour}");
+        }
+        // Whatever the other node says.
+        nodes[0].learned(at(0), vec![(key(2000), Duration::MAX)]);
+        nodes[0].tick(KEEP);
+        assert!(nodes[0].find(2000).is_none());
+    }
+
     #[test]
     fn a_node_that_restarts_without_end_does_not_fill_the_memory() {
         let mut epochs = Epochs::default();
         for n in 0..10_000 {
-            epochs.learned(at(1), vec![key(n)]);
+            epochs.learned(at(1), vec![(key(n), KEEP)]);
         }
         assert_eq!(epochs.peers.len(), MOST);
         assert!(epochs.find(9_999).is_some());

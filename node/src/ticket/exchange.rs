@@ -4,7 +4,7 @@
 //! the first asker could have read, and a request that is not newer than the last one says nothing of what the other node
 //! has. Pure: datagrams in and out; time and random numbers are arguments.
 
-use super::epochs::{Epochs, MOST_OWN};
+use super::epochs::{Epochs, MOST_GIVEN};
 use super::seal::EpochKey;
 use chacha20poly1305::aead::{Aead, KeyInit};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
@@ -24,6 +24,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const MOST_ANSWERS: u32 = 8;
 /// A request from further ahead of our clock is not believed.
 const AHEAD_MS: u64 = 3_600_000;
+/// Id, key, seconds that it is to be kept.
+const KEY_BYTES: usize = 8 + 32 + 4;
 const CONTEXT: &[u8] = b"vianet ticket keys 1\0";
 
 /// 64 random bytes for one step.
@@ -151,7 +153,7 @@ impl Exchange {
         }
         self.heard_ms = ask.at_ms;
         epochs.asked(now, ask.have, ask.redeems);
-        if epochs.own().last().is_none_or(|key| key.id == ask.have) {
+        if epochs.newest() == ask.have || epochs.newest() == 0 {
             return None;
         }
         // Only what is the other node's counts: nobody else can use its answers up.
@@ -163,10 +165,11 @@ impl Exchange {
         }
         self.answers.1 += 1;
         let (secret, public) = pair(random)?;
-        let mut plain = Zeroizing::new(Vec::with_capacity(40 * MOST_OWN));
-        for key in epochs.own() {
+        let mut plain = Zeroizing::new(Vec::with_capacity(KEY_BYTES * MOST_GIVEN));
+        for (key, left) in epochs.give(now, ask.have) {
             plain.extend(key.id.to_le_bytes());
             plain.extend(key.bytes());
+            plain.extend((left.as_secs() as u32).to_le_bytes());
         }
         let sealed = shared(&secret, &ask.public, datagram, &public)?
             .encrypt(&Nonce::default(), &plain[..])
@@ -182,7 +185,7 @@ impl Exchange {
         given.encode(&self.who.key).ok()
     }
 
-    fn given(&mut self, datagram: &[u8]) -> Option<Vec<EpochKey>> {
+    fn given(&mut self, datagram: &[u8]) -> Option<Vec<(EpochKey, Duration)>> {
         let asked = self.asked.as_ref()?;
         let given = KeysGiven::parse(datagram, &self.who.key.public()).ok()?;
         if !self.is_from_peer(&given.cluster_id, &given.from, &given.to)
@@ -196,12 +199,15 @@ impl Exchange {
             .decrypt(&Nonce::default(), &given.keys[..])
             .ok()?;
         let plain = Zeroizing::new(plain);
-        let (keys, []) = plain.as_chunks::<40>() else {
+        let (keys, []) = plain.as_chunks::<KEY_BYTES>() else {
             return None;
         };
-        let key = |bytes: &[u8; 40]| {
-            let (id, key) = bytes.split_first_chunk::<8>()?;
-            Some(EpochKey::new(u64::from_le_bytes(*id), key.try_into().ok()?))
+        let key = |bytes: &[u8; KEY_BYTES]| {
+            let (id, rest) = bytes.split_first_chunk::<8>()?;
+            let (key, left) = rest.split_first_chunk::<32>()?;
+            let left = u32::from_le_bytes(left.try_into().ok()?);
+            let key = EpochKey::new(u64::from_le_bytes(*id), *key);
+            Some((key, Duration::from_secs(left.into())))
         };
         keys.iter().map(key).collect()
     }

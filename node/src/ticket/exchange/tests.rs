@@ -166,6 +166,13 @@ fn a_flood_of_requests_is_not_answered() {
 #[test]
 fn all_keys_of_a_long_life_fit() {
     let (mut a, mut b) = nodes();
+    let names = ["a", "b"].map(|name| name.repeat(64));
+    a.exchange.who.node = names[0].clone();
+    a.exchange.who.peer = names[1].clone();
+    b.exchange.who.node = names[1].clone();
+    b.exchange.who.peer = names[0].clone();
+    let back = (1000..1100).map(|n| (EpochKey::new(n, [1; 32]), Duration::from_secs(60)));
+    a.epochs.learned(Duration::ZERO, back.collect());
     for n in 100..200 {
         a.epochs
             .add(Duration::ZERO, EpochKey::new(n, [n as u8; 32]));
@@ -174,6 +181,35 @@ fn all_keys_of_a_long_life_fit() {
     let given = a.hear(1000, b.addr, &ask).expect("it fits a datagram");
     b.hear(1000, a.addr, &given);
     assert_eq!(b.epochs.newest_of_peer(), 199);
+    assert!(b.epochs.find(1099).is_some() && b.epochs.find(1000).is_none());
+}
+
+#[test]
+fn a_node_that_was_restarted_gets_its_keys_back() {
+    let (mut a, mut b) = nodes();
+    let ask = b.ask(1000);
+    let given = a.hear(1000, b.addr, &ask).unwrap();
+    b.hear(1000, a.addr, &given);
+    let mut again = Node::new(1, 7);
+    again.epochs = Epochs::default();
+    let now = Duration::from_secs(2);
+    again.epochs.add(now, EpochKey::new(100, [100; 32]));
+    let ask = again.ask(2000);
+    let given = b.hear(2000, a.addr, &ask).unwrap();
+    again.hear(2000, b.addr, &given);
+    let has = |id: u64, byte: u8| {
+        let key = again.epochs.find(id);
+        key.is_some_and(|key| *key.bytes() == [byte; 32])
+    };
+    assert!(has(1, 1) && has(2, 2) && has(100, 100));
+    assert_eq!(again.epochs.newest_of_peer(), 2);
+    // It seals by what it has made itself since.
+    let ask = b.ask(2001);
+    let given = again.hear(2001, b.addr, &ask).unwrap();
+    b.hear(2001, a.addr, &given);
+    let ask = b.ask(2002);
+    assert_eq!(again.hear(2002, b.addr, &ask), None);
+    assert_eq!(again.seals(2002), Some(100));
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn place(generation: u64, channel: u64) -> Place {
 impl Case {
     fn new() -> Self {
         let tickets = Arc::new(Tickets::new([1; 16]));
-        let peers = vec![EpochKey::new(5, [5; 32])];
+        let peers = vec![(EpochKey::new(5, [5; 32]), Duration::MAX)];
         tickets.epochs.lock().learned(Duration::ZERO, peers);
         let key = Arc::new(Key::generate().unwrap());
         let contents = Contents {
