@@ -26,8 +26,6 @@ pub(super) struct Session {
     pub(super) refused: Option<Reason>,
     /// Of which server's channel, until the calls have it.
     pub(super) moved: Option<Box<Moved>>,
-    /// Counts questions.
-    questions: u64,
 }
 
 impl Driver {
@@ -78,9 +76,8 @@ impl Driver {
     }
 
     fn ask_session(&mut self, todo: &Todo<'_>, question: Question, later: Duration) {
-        self.session.questions += 1;
-        let seed = self.conn.id << 32 | self.session.questions & 0xffff_ffff;
-        if self.conn.ask(question, seed) {
+        // Always the same: a question closes what the one before may have left.
+        if self.conn.ask(question, self.conn.id) {
             self.session.asking = Some(todo.now);
             self.session.look = Some(todo.now + LOOK);
         } else {
@@ -132,14 +129,12 @@ impl Driver {
             // It was restored already, on a server that was lost before the calls had it.
             plan.identity = moved.identity;
         }
-        self.session.questions += 1;
-        let seed = self.conn.id << 32 | self.session.questions & 0xffff_ffff;
         let packet = &plan.record.packet;
         let redemption = (self.fresh.as_ref())
             .and_then(|fresh| self.redemption(todo.now, &fresh.accept, packet).ok());
         // Without a ticket the server is asked as any client asks, and may let the session in.
         let first = redemption.unwrap_or_else(|| packet.clone());
-        self.session.mover = Some(Mover::new(plan, first, seed));
+        self.session.mover = Some(Mover::new(plan, first, self.conn.id));
         self.move_on(todo);
     }
 

@@ -55,13 +55,21 @@ impl Writer {
             out.extend_from_slice(name);
             out.extend_from_slice(&[0; 5]);
         });
-        for what in [b'P', b'S'] {
-            self.message(b'C', |out| {
-                out.push(what);
-                out.extend_from_slice(name);
-                out.push(0);
-            });
-        }
+        self.close_one(b'P', name);
+        self.close_one(b'S', name);
+    }
+
+    /// A prepared statement, if it is there.
+    pub(super) fn close(&mut self, name: &str) {
+        self.close_one(b'S', name.as_bytes());
+    }
+
+    fn close_one(&mut self, what: u8, name: &[u8]) {
+        self.message(b'C', |out| {
+            out.push(what);
+            out.extend_from_slice(name);
+            out.push(0);
+        });
     }
 
     /// One whose body is there already.

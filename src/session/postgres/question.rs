@@ -1,7 +1,7 @@
 //! What we ask a server in a session that is the application's: at a safe point, by a named statement and portal (a simple
 //! query would destroy the unnamed ones), with qualified names and operators and in plain ASCII, so that no setting and no
 //! object of the session changes what is meant. Each is one SELECT outside a transaction block, so that nothing can be left
-//! behind, whatever comes of it.
+//! behind, whatever comes of it, but the named statement, which the next one closes.
 
 use super::message::{Messages, Writer, error};
 use super::{Identity, Snapshot};
@@ -53,6 +53,8 @@ impl Question {
             Self::Identity => IDENTITY,
             Self::State => STATE,
         };
+        // What an error left there of the one before.
+        out.close(&name(seed));
         out.run(&name(seed), text.as_bytes(), &[]);
         out.sync();
     }

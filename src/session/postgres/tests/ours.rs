@@ -179,6 +179,6 @@ fn a_question_is_plain_and_qualified() {
             kinds.push(kind);
             rest = &after[length..];
         }
-        assert_eq!(kinds, b"PBECCS");
+        assert_eq!(kinds, b"CPBECCS");
     }
 }
