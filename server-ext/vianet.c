@@ -22,6 +22,7 @@
 #include "commands/prepare.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "replication/origin.h"
 #include "replication/slot.h"
@@ -242,6 +243,23 @@ each_row(Answer *answer, Oid function, TakeRow take)
 	}
 }
 
+/* The columns that a statement gives, as whoever runs it may have been told them; the server holds to that, or raises an error. */
+static const char *
+columns_of(TupleDesc result)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int i = 0; i < result->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(result, i);
+
+		appendStringInfo(&text, "%s%s %u %d", i > 0 ? ", " : "", quote_identifier(NameStr(column->attname)),
+						 column->atttypid, column->atttypmod);
+	}
+	return text.data;
+}
+
 static bool
 is_blank(const char *text, int length)
 {
@@ -291,6 +309,8 @@ take_prepared(Answer *answer, Datum *values, bool *nulls)
 		types[i] = ObjectIdGetDatum(plan->param_types[i]);
 	put_with_types(answer, "prepared", name, statement, source,
 				   construct_array(types, plan->num_params, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+	if (plan->resultDesc != NULL)
+		put(answer, "result", name, columns_of(plan->resultDesc), NULL);
 }
 
 static void

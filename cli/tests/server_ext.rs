@@ -115,6 +115,13 @@ fn prepared_statements() {
             ["long", &long, "protocol", "{}"],
         ]
     );
+    assert_eq!(
+        app.of_kind("result")[..2],
+        [
+            three("alone", "\"?column?\" 23 -1, \"?column?\" 25 -1", ""),
+            three("by protocol", "\"?column?\" 20 -1, text 25 -1", ""),
+        ]
+    );
     app.run("deallocate all");
     assert_eq!(prepared(app.state()), [[""; 4]; 0]);
 }

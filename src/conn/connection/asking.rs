@@ -279,9 +279,10 @@ impl Conn {
             }
             Ok(Answer::State(_)) if asked.outdated => None,
             Ok(Answer::State(snapshot)) => {
-                let described = state.observer.record().described && snapshot.has_prepared();
-                let obstacle = (snapshot.obstacle(&self.followed.policy))
-                    .or(described.then_some(Reason::Described));
+                // What was sent since runs after it, and makes it outdated.
+                let last = asked.sent == state.sent;
+                let earlier = last.then(|| state.observer.learned(&snapshot)).flatten();
+                let obstacle = snapshot.obstacle(&self.followed.policy).or(earlier);
                 if obstacle == Some(Reason::Deferrable) {
                     state.given_up = obstacle;
                 }

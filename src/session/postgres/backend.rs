@@ -97,7 +97,7 @@ impl Backend {
         self.have == 0 && !self.answer
     }
 
-    /// The beginning of the last message's body, of ReadyForQuery and ErrorResponse only.
+    /// The beginning of the last message's body, of ReadyForQuery, CommandComplete and ErrorResponse only.
     pub(super) fn body(&self) -> &[u8] {
         &self.kept[..usize::from(self.kept_len)]
     }
@@ -143,7 +143,7 @@ impl Backend {
             self.told_whole = self.left as usize <= LONGEST;
         }
         let take = (self.left as usize).min(bytes.len());
-        if matches!(self.head[0], b'E' | b'Z') {
+        if matches!(self.head[0], b'E' | b'Z' | b'C') {
             let kept = usize::from(self.kept_len);
             let keep = take.min(KEPT - kept);
             self.kept[kept..kept + keep].copy_from_slice(&bytes[..keep]);

@@ -3,6 +3,9 @@
 use super::Snapshot;
 use super::snapshot::{Kind, Row};
 
+/// Libraries whose work begins when they are loaded, and not with a call of a function of theirs, which would load them again.
+const HOOKS: [&[u8]; 3] = [b"auto_explain", b"passwordcheck", b"pg_stat_statements"];
+
 /// The first difference that matters, for the log.
 pub(super) fn difference(then: &Snapshot, now: &Snapshot) -> Option<String> {
     for kind in [Kind::Authenticated, Kind::Authorization, Kind::Role] {
@@ -10,10 +13,16 @@ pub(super) fn difference(then: &Snapshot, now: &Snapshot) -> Option<String> {
             return Some(format!("{kind:?} is another"));
         }
     }
-    for kind in [Kind::Prepared, Kind::Listen] {
+    for kind in [Kind::Prepared, Kind::Result, Kind::Listen] {
         if sorted(then, kind) != sorted(now, kind) {
             return Some(format!("{kind:?} is not the same"));
         }
+    }
+    let loaded = |name: &[u8]| now.of(Kind::Library).any(|row| row.library() == name);
+    let mut libraries = then.of(Kind::Library).map(Row::library);
+    if let Some(name) = libraries.find(|name| HOOKS.contains(name) && !loaded(name)) {
+        let name = String::from_utf8_lossy(name);
+        return Some(format!("the library {name} is not loaded"));
     }
     if let Some(row) = now
         .rows

@@ -17,6 +17,7 @@ mod login;
 mod message;
 mod mover;
 mod ours;
+mod parsing;
 mod question;
 mod queue;
 mod reason;
@@ -261,6 +262,11 @@ impl Observer {
         &self.record
     }
 
+    /// The session has become this, and nothing was sent since that was asked; why it cannot be made again, for what came before.
+    pub fn learned(&mut self, state: &Snapshot) -> Option<Reason> {
+        self.record.parsing.seen(state)
+    }
+
     /// The session goes on on another server, which has told this.
     pub fn moved(&mut self, moved: &Moved) {
         self.record.parameters = moved.parameters.clone();
@@ -335,7 +341,12 @@ impl Observer {
                 self.transaction = Some(status);
             }
             b'W' => return Err(Reason::Replication),
-            _ => self.queue.reply(kind).ok_or(Reason::NotUnderstood)?,
+            kind => {
+                if kind == b'C' && self.back.body() == b"PREPARE\0" {
+                    self.record.parsing.prepares();
+                }
+                self.queue.reply(kind).ok_or(Reason::NotUnderstood)?;
+            }
         }
         Ok(())
     }

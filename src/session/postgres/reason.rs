@@ -53,8 +53,8 @@ pub enum Reason {
     Listens,
     /// PREPARE beside other statements.
     PreparedInBatch,
-    /// Prepared statements whose columns the application knows.
-    Described,
+    /// Prepared statements that were read under other settings.
+    PreparedOtherwise,
     /// A library that may keep something.
     Library,
     /// A setting that cannot be read.
@@ -103,7 +103,7 @@ impl Reason {
         Self::HoldableCursor,
         Self::Listens,
         Self::PreparedInBatch,
-        Self::Described,
+        Self::PreparedOtherwise,
         Self::Library,
         Self::Unreadable,
         Self::Deferrable,
@@ -143,7 +143,7 @@ impl Reason {
             Self::HoldableCursor => "holdable_cursor",
             Self::Listens => "listens",
             Self::PreparedInBatch => "prepared_in_batch",
-            Self::Described => "described",
+            Self::PreparedOtherwise => "prepared_otherwise",
             Self::Library => "library",
             Self::Unreadable => "unreadable",
             Self::Deferrable => "deferrable",
@@ -188,8 +188,8 @@ impl Reason {
             Self::HoldableCursor => "the session has cursors WITH HOLD",
             Self::Listens => "the session listens, and would miss what is notified meanwhile",
             Self::PreparedInBatch => "a statement was prepared in a query with other statements",
-            Self::Described => {
-                "the application knows the columns of a prepared statement, which may differ on another server"
+            Self::PreparedOtherwise => {
+                "a statement was prepared under another DateStyle, TimeZone or the like, by which its text is read"
             }
             Self::Library => "a library is loaded that may keep something in the session",
             Self::Unreadable => {

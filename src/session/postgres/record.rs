@@ -1,5 +1,6 @@
 //! What a session was begun with and has been told, kept for the case that it must begin again on another server.
 
+use super::parsing::Parsing;
 use super::{Reason, message};
 
 /// Longest body of a message that is kept. Bytes.
@@ -18,10 +19,9 @@ pub struct Record {
     pub unnamed: Option<Vec<u8>>,
     /// It was too long to be kept.
     pub lacks_unnamed: bool,
-    /// The application knows the result's columns of a prepared statement, and may go by them.
-    pub described: bool,
     /// Something that was reported was too long to be kept.
     pub too_large: bool,
+    pub(super) parsing: Parsing,
 }
 
 /// How much of a message's body is kept: names tell.
@@ -44,9 +44,9 @@ impl Record {
                 self.unnamed = whole.then(|| body.to_vec());
                 self.lacks_unnamed = !whole;
             }
+            (b'P', _) => self.parsing.prepares(),
             // Whether its text still fits what was told is not known elsewhere: it is not there any more.
             (b'D', [b'S', 0, ..]) => self.forget_unnamed(),
-            (b'D', [b'S', ..]) => self.described = true,
             _ => {}
         }
     }
@@ -89,9 +89,13 @@ impl Record {
         match at {
             Some(at) if self.parameters[at].1 == value => {}
             Some(at) => {
-                if name == b"client_encoding" {
-                    // Its text was in the one before.
+                let read_by = Parsing::is_read_by(name);
+                if read_by || name == b"client_encoding" {
+                    // Its text was in the one before, or was read under it.
                     self.forget_unnamed();
+                }
+                if read_by {
+                    self.parsing.changes();
                 }
                 self.parameters[at].1 = value.to_vec();
             }

@@ -27,13 +27,15 @@ pub(super) enum Kind {
     Role,
     Setting,
     Prepared,
+    /// The columns that a prepared statement gives.
+    Result,
     Listen,
     Library,
     /// What cannot be made again, and why.
     Fixed(Reason),
 }
 
-/// Libraries of functions that keep nothing in a session but settings: those are rows by themselves.
+/// Libraries that keep nothing in a session but settings: those are rows by themselves.
 const STATELESS: &[&[u8]] = &[
     b"vianet",
     b"plpgsql",
@@ -55,7 +57,6 @@ const STATELESS: &[&[u8]] = &[
     b"fuzzystrmatch",
     b"hstore",
     b"insert_username",
-    b"isn",
     b"lo",
     b"ltree",
     b"moddatetime",
@@ -99,7 +100,8 @@ impl Snapshot {
         let mut read = Vec::with_capacity(rows.len());
         for row in rows {
             let row = Row::read(row)?;
-            if row.kind != Kind::Prepared || *row.name != *ours.as_bytes() {
+            let of_statement = matches!(row.kind, Kind::Prepared | Kind::Result);
+            if !of_statement || *row.name != *ours.as_bytes() {
                 read.push(row);
             }
         }
@@ -125,10 +127,9 @@ impl Snapshot {
         found.value.as_deref()
     }
 
-    /// Statements were prepared by the protocol.
-    pub fn has_prepared(&self) -> bool {
-        let mut prepared = self.of(Kind::Prepared);
-        prepared.any(|row| *row.source == *b"protocol")
+    /// Statements are prepared.
+    pub(super) fn has_prepared(&self) -> bool {
+        self.of(Kind::Prepared).next().is_some()
     }
 
     /// Why a session like this cannot be made again elsewhere.
@@ -156,6 +157,7 @@ impl Row {
             b"role" => Kind::Role,
             b"setting" => Kind::Setting,
             b"prepared" => Kind::Prepared,
+            b"result" => Kind::Result,
             b"listen" => Kind::Listen,
             b"library" => Kind::Library,
             b"temporary" => Kind::Fixed(Reason::Temporary),
@@ -202,8 +204,13 @@ impl Row {
         *self.source == *b"default" && !empty
     }
 
+    /// Of a library: its name.
+    pub(super) fn library(&self) -> &[u8] {
+        self.name.strip_suffix(b".so").unwrap_or(&self.name)
+    }
+
     fn is_stateless(&self, policy: &Policy) -> bool {
-        let name = self.name.strip_suffix(b".so").unwrap_or(&self.name);
+        let name = self.library();
         STATELESS.contains(&name)
             || name.starts_with(CONVERSION)
             || policy

@@ -70,8 +70,11 @@ fn try_snapshot(table: &str) -> Option<Snapshot> {
 
 #[test]
 fn a_state_is_read_or_not_understood() {
-    let state =
-        snapshot("prepared|q|select $1|protocol|{23,25}\n prepared|vianet 1|SELECT|protocol|{}");
+    let state = snapshot(
+        "prepared|q|select $1|protocol|{23,25}\n result|q|a 23 -1|-|-\n\
+         prepared|vianet 1|SELECT|protocol|{}\n result|vianet 1|b 23 -1|-|-",
+    );
+    assert_eq!(state.of(Kind::Result).count(), 1);
     assert_eq!(state.value(Kind::Authenticated), Some(&b"app"[..]));
     assert_eq!(state.setting("work_mem"), Some(&b"4096"[..]));
     // That of the question itself is not the session's.
@@ -112,6 +115,8 @@ fn what_cannot_be_made_again_is_in_the_way() {
         ("listen|c|-|-|-", Reason::Listens),
         ("library|plpython3.so|-|-|-", Reason::Library),
         ("library|dblink.so|-|-|-", Reason::Library),
+        // Whether weak numbers are taken is a variable of it.
+        ("library|isn.so|-|-|-", Reason::Library),
         ("prepared|q|select 1|batch|{}", Reason::PreparedInBatch),
         ("prepared|q|-|protocol|{}", Reason::Unreadable),
         ("setting|seed|-|session|-", Reason::Unreadable),
@@ -224,6 +229,10 @@ fn every_difference_is_found() {
         ("", "setting|plpgsql.x|none|default|-"),
         ("library|plpgsql.so|-|-|-", ""),
         (
+            "library|auto_explain.so|-|-|-",
+            "library|auto_explain|-|-|-",
+        ),
+        (
             "listen|a|-|-|-\nlisten|b|-|-|-",
             "listen|b|-|-|-\nlisten|a|-|-|-",
         ),
@@ -235,6 +244,9 @@ fn every_difference_is_found() {
         assert_eq!(same(then, now), None, "{then} {now}");
     }
     for (then, now) in [
+        ("library|auto_explain.so|-|-|-", ""),
+        ("result|q|a 23 -1|-|-", "result|q|a 25 -1|-|-"),
+        ("result|q|a 23 -1|-|-", ""),
         ("setting|work_mem|1|session|-", ""),
         (
             "setting|work_mem|4096|session|-",
@@ -399,7 +411,6 @@ fn what_was_said_at_the_beginning_is_kept() {
         run(&mut observer, &parse("", "select 3"), "1Z"),
         body("select 3")
     );
-    assert!(!observer.record().described);
     // Its columns were told.
     let described = [parse("", "select 4"), message(b'D', b"S\0")].concat();
     assert_eq!(run(&mut observer, &described, "1tTZ"), None);
@@ -435,9 +446,6 @@ fn what_was_said_at_the_beginning_is_kept() {
     observer.received(&message(b'S', b"client_encoding\0LATIN1\0"));
     assert_eq!(observer.record().unnamed, None);
 
-    assert!(!observer.record().described);
-    run(&mut observer, &message(b'D', b"Sq\0"), "tTZ");
-    assert!(observer.record().described);
     assert_eq!(observer.record().obstacle(), None);
     let long = "x".repeat(10_000);
     assert_eq!(run(&mut observer, &parse("", &long), "1Z"), None);
@@ -446,4 +454,63 @@ fn what_was_said_at_the_beginning_is_kept() {
     assert_eq!(observer.record().obstacle(), None);
     observer.received(&message(b'S', format!("search_path\0{long}\0").as_bytes()));
     assert_eq!(observer.record().obstacle(), Some(Reason::TooLarge));
+}
+
+/// What changed, was prepared, and was found between two looks.
+#[test]
+fn a_statement_that_was_read_under_other_settings_stays() {
+    let nothing = snapshot("");
+    let prepared = snapshot("prepared|q|select 1|protocol|{}");
+    let other = |row: &str| snapshot(&format!("prepared|q|select 1|protocol|{{}}\n{row}"));
+    let [off, on] = ["off", "on"].map(|it| other(&format!("setting|array_nulls|{it}|session|-")));
+    let datestyle = message(b'S', b"DateStyle\0German\0");
+    let logged_in = || {
+        let mut observer = session();
+        observer.received(&message(b'S', b"DateStyle\0ISO\0"));
+        observer
+    };
+    let parse = |observer: &mut Observer| {
+        let parse = [message(b'P', b"q\0select 1\0\0\0"), message(b'S', b"")].concat();
+        observer.sent(&parse);
+        answer(observer, "1Z");
+    };
+    let prepare = |observer: &mut Observer| {
+        observer.sent(&message(b'Q', b"/**/ prepare q as select 1\0"));
+        let done = [message(b'C', b"PREPARE\0"), message(b'Z', b"I")].concat();
+        observer.received(&done);
+    };
+    let refused = Some(Reason::PreparedOtherwise);
+    for prepare in [&parse as &dyn Fn(&mut Observer), &prepare] {
+        // Before, and after.
+        let mut observer = logged_in();
+        observer.received(&datestyle);
+        prepare(&mut observer);
+        assert_eq!(observer.learned(&prepared), None);
+        observer.received(&message(b'S', b"DateStyle\0German\0"));
+        assert_eq!(observer.learned(&prepared), None);
+        observer.received(&message(b'S', b"DateStyle\0ISO\0"));
+        assert_eq!(observer.learned(&prepared), refused);
+        assert_eq!(observer.learned(&prepared), refused);
+        // It is gone, and with it the obstacle.
+        assert_eq!(observer.learned(&nothing), None);
+        observer.received(&datestyle);
+        prepare(&mut observer);
+        assert_eq!(observer.learned(&prepared), None);
+    }
+    // By a function: whether before or after is not known.
+    let mut observer = logged_in();
+    assert_eq!(observer.learned(&prepared), None);
+    let mut observer = logged_in();
+    observer.received(&datestyle);
+    assert_eq!(observer.learned(&prepared), refused);
+    // What the server does not report.
+    let mut observer = logged_in();
+    assert_eq!(observer.learned(&on), refused);
+    let mut observer = logged_in();
+    assert_eq!(
+        observer.learned(&snapshot("setting|array_nulls|off|session|-")),
+        None
+    );
+    assert_eq!(observer.learned(&off), None);
+    assert_eq!(observer.learned(&on), refused);
 }
