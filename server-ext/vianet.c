@@ -130,10 +130,14 @@ value_of(struct config_generic *setting)
 	return NULL;
 }
 
-static const char *
-role_name(Oid role)
+/* By its number, too: who was renamed meanwhile is found under the new name, and who has the old one is somebody else. */
+static void
+put_role(Answer *answer, const char *kind, Oid role, const char *source)
 {
-	return OidIsValid(role) ? GetUserNameFromId(role, true) : "none";
+	const char *name = OidIsValid(role) ? GetUserNameFromId(role, true) : "none";
+	Datum		number = ObjectIdGetDatum(role);
+
+	put_with_types(answer, kind, NULL, name, source, construct_array(&number, 1, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
 /* These belong to the transaction, which sets them at its start; at any other time their values mean nothing. */
@@ -155,13 +159,12 @@ put_setting(Answer *answer, struct config_generic *setting, bool everything)
 
 	if (strcmp(name, "role") == 0)
 	{
-		/* By their numbers: who was renamed meanwhile is found under the new name. */
-		put(answer, "role", NULL, role_name(GetCurrentRoleId()), source);
+		put_role(answer, "role", GetCurrentRoleId(), source);
 		return;
 	}
 	if (strcmp(name, "session_authorization") == 0)
 	{
-		put(answer, "session_authorization", NULL, role_name(GetSessionUserId()), source);
+		put_role(answer, "session_authorization", GetSessionUserId(), source);
 		return;
 	}
 	/* The server's own, which no session can have for itself. */
@@ -517,7 +520,7 @@ vianet_session_state(PG_FUNCTION_ARGS)
 
 	if (IsTransactionBlock())
 		put(&answer, "transaction", NULL, NULL, NULL);
-	put(&answer, "authenticated", NULL, role_name(GetAuthenticatedUserId()), NULL);
+	put_role(&answer, "authenticated", GetAuthenticatedUserId(), NULL);
 	put_settings(&answer, PG_GETARG_BOOL(0));
 	each_row(&answer, F_PG_PREPARED_STATEMENT, take_prepared);
 	each_row(&answer, F_PG_LISTENING_CHANNELS, take_channel);

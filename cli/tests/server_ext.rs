@@ -64,10 +64,20 @@ fn role_and_session_authorization() {
     assert_eq!(root.of_kind("session_authorization")[0][1], "postgres");
     // The present name counts.
     root.run("set role \"re named\"");
+    let number = |root: &mut server::Session| {
+        let role = root
+            .whole_state("")
+            .into_iter()
+            .find(|row| row.kind == "role");
+        role.map(|row| row.types)
+    };
+    let before = number(&mut root);
+    assert_ne!(before.as_deref(), Some("{0}"));
     server
         .superuser()
         .run("alter role \"re named\" rename to \"again é\"");
     assert_eq!(root.of_kind("role")[0][1], "again é");
+    assert_eq!(number(&mut root), before);
     root.run("reset role");
     root.run("drop role \"again é\"");
 }

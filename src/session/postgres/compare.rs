@@ -9,7 +9,12 @@ const HOOKS: [&[u8]; 3] = [b"auto_explain", b"passwordcheck", b"pg_stat_statemen
 /// The first difference that matters, for the log.
 pub(super) fn difference(then: &Snapshot, now: &Snapshot) -> Option<String> {
     for kind in [Kind::Authenticated, Kind::Authorization, Kind::Role] {
-        if then.value(kind) != now.value(kind) {
+        // Its number, too: another role may have got its name.
+        let who = |snapshot: &Snapshot| {
+            let row = snapshot.of(kind).next()?;
+            Some((row.value.clone(), row.types.clone()))
+        };
+        if who(then) != who(now) {
             return Some(format!("{kind:?} is another"));
         }
     }

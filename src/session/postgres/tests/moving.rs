@@ -258,6 +258,7 @@ fn every_difference_is_found() {
         ("", "setting|app.a||session|-"),
         ("", "setting|work_mem|1|user|-"),
         ("role|-|reader|session|-", ""),
+        ("role|-|reader|session|{9}", "role|-|reader|session|{10}"),
         ("", "role|-|reader|user|-"),
         ("session_authorization|-|x|session|-", ""),
         ("authenticated|-|x|-|-", ""),
