@@ -19,6 +19,16 @@ GRANT EXECUTE ON FUNCTION vianet.session_state(boolean) TO PUBLIC;
 COMMENT ON FUNCTION vianet.session_state(boolean) IS
     'what this session has become since its login; everything: also settings that it did not set';
 
+CREATE FUNCTION vianet.holds(timeline bigint, position_in_wal pg_lsn)
+RETURNS boolean
+AS 'MODULE_PATHNAME', 'vianet_holds'
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+
+GRANT EXECUTE ON FUNCTION vianet.holds(bigint, pg_lsn) TO PUBLIC;
+
+COMMENT ON FUNCTION vianet.holds(bigint, pg_lsn) IS
+    'whether this server has what was written up to a position on a timeline; NULL: it is a standby';
+
 -- The verifier of a role's password, for the node's daemon: with it, and the login that it relays, a session that is moved to the
 -- other node can log in there. NULL for roles that get no login ticket: superusers and roles that may replicate, or can become one
 -- that does; those that may run programs or read and write files as the server, which can make themselves superusers; those that

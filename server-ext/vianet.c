@@ -9,6 +9,7 @@
 
 #include "access/genam.h"
 #include "access/table.h"
+#include "access/timeline.h"
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/dependency.h"
@@ -37,6 +38,7 @@
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
+#include "utils/pg_lsn.h"
 #include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
@@ -47,6 +49,7 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(vianet_session_state);
+PG_FUNCTION_INFO_V1(vianet_holds);
 
 #define COLUMNS 5
 
@@ -494,6 +497,50 @@ backup_runs(void)
 #endif
 }
 
+/* ------------------------------------------------------------------------------------------------------------- commits */
+
+/* Of a server that can be written to. */
+static TimeLineID
+present_timeline(void)
+{
+#if PG_VERSION_NUM >= 150000
+	return GetWALInsertionTimeLine();
+#else
+	/* Set by the first question of this kind. */
+	RecoveryInProgress();
+	return ThisTimeLineID;
+#endif
+}
+
+/* Behind the session's last commit that wrote something: a server that goes on from an earlier point has lost it. */
+static void
+put_written(Answer *answer)
+{
+	/* PREPARE TRANSACTION sets the second alone. */
+	XLogRecPtr	end = Max(XactLastCommitEnd, XactLastRecEnd);
+
+	if (!XLogRecPtrIsInvalid(end) && !RecoveryInProgress())
+		put(answer, "written", psprintf("%u", present_timeline()), psprintf("%X/%X", (uint32) (end >> 32), (uint32) end), NULL);
+}
+
+/*
+ * Whether the server's history has what was written on a timeline up to a position. NULL on a standby, of which nobody knows yet where
+ * it will go on from.
+ */
+Datum
+vianet_holds(PG_FUNCTION_ARGS)
+{
+	int64		timeline = PG_GETARG_INT64(0);
+	XLogRecPtr	end = PG_GETARG_LSN(1);
+
+	if (RecoveryInProgress())
+		PG_RETURN_NULL();
+	if (XLogRecPtrIsInvalid(end) || end > GetXLogInsertRecPtr())
+		PG_RETURN_BOOL(false);
+	/* The last byte: behind it another timeline may begin. */
+	PG_RETURN_BOOL(tliOfPointInHistory(end - 1, readTimeLineHistory(present_timeline())) == timeline);
+}
+
 Datum
 vianet_session_state(PG_FUNCTION_ARGS)
 {
@@ -529,6 +576,7 @@ vianet_session_state(PG_FUNCTION_ARGS)
 	put_advisory(&answer);
 	put_libraries(&answer);
 	put_replication(&answer);
+	put_written(&answer);
 	if (backup_runs())
 		put(&answer, "backup", NULL, NULL, NULL);
 	return (Datum) 0;

@@ -564,8 +564,40 @@ fn a_question_that_fails_leaves_nothing_in_the_session() {
     assert_eq!(psql.debug.movable(), "yes");
     let left = "select count(*) from pg_prepared_statements;";
     assert_eq!(psql.ask(left), ["0"]);
+    assert_eq!(psql.debug.movable(), "yes");
     let lost = movable.lose();
     assert_eq!(psql.ask(left), ["0"]);
     assert_eq!(psql.ask("show app.x;"), ["\u{2603}"]);
     movable.bring_back(lost);
+}
+
+/// What was acknowledged before the standby had it is lost with its server, and a session that has committed it says so.
+#[test]
+fn a_session_does_not_move_to_a_server_that_lacks_its_commits() {
+    let Some(movable) = Movable::up("postgres", 152, &["--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.sql("create table t (id int, note text)");
+    let (mut writes, mut reads) = (Psql::start(lab), Psql::start(lab));
+    assert_eq!(reads.ask("select 'reads';"), ["reads"]);
+    writes.ask("set synchronous_commit = local;");
+    lab.good(&["freeze", "node-b", "--only", "server"]);
+    // More than what is on the way to the standby already.
+    writes.ask("insert into t select i, repeat('x', 1000) from generate_series(1, 50000) i;");
+    assert_eq!(writes.ask("select count(*) from t;"), ["50000"]);
+    assert_eq!(writes.debug.movable(), "yes");
+    lab.good(&["kill", "node-a"]);
+    lab.good(&["thaw", "node-b", "--only", "server"]);
+    lab.wait_until_active("node-b");
+    assert_eq!(
+        reads.ask("select count(*) from t;"),
+        ["0"],
+        "{}",
+        reads.errors()
+    );
+    writes.tell("select 'it ran';");
+    let (code, errors) = writes.end();
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("data_loss"), "{errors}");
 }

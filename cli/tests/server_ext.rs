@@ -651,3 +651,39 @@ fn a_lab_without_it_says_so() {
         "0"
     );
 }
+
+#[test]
+fn how_far_a_session_has_written() {
+    with_server!(server);
+    let mut app = server.superuser();
+    app.run("create table written (i int)");
+    let [timeline, first, _] = app.of_kind("written")[0].clone();
+    assert_eq!(timeline, "1");
+    let holds = |app: &mut server::Session, timeline: &str, position: &str| {
+        app.run(&format!(
+            "do $$ begin assert vianet.holds({timeline}, '{position}'); end $$"
+        ))
+    };
+    holds(&mut app, "1", &first);
+    app.run("select 1");
+    assert_eq!(app.of_kind("written")[0][1], first);
+    app.run("insert into written values (1)");
+    let second = app.of_kind("written")[0][1].clone();
+    assert_ne!(second, first);
+    holds(&mut app, "1", &second);
+    app.run("begin; insert into written values (2)");
+    app.run("rollback");
+    assert_eq!(app.of_kind("written")[0][1], second);
+    for (timeline, position) in [
+        ("2", &*first),
+        ("0", &first),
+        ("1", "0/0"),
+        ("1", "FFFFFFFF/0"),
+        ("4294967297", &first),
+    ] {
+        app.run(&format!(
+            "do $$ begin assert not vianet.holds({timeline}, '{position}'); end $$"
+        ));
+    }
+    app.run("drop table written");
+}

@@ -223,7 +223,13 @@ impl Session {
 
     /// What the extension says of this session, but for what every session has.
     pub fn state(&mut self) -> Vec<Row> {
-        let fresh = ["authenticated", "role", "session_authorization", "library"];
+        let fresh = [
+            "authenticated",
+            "role",
+            "session_authorization",
+            "library",
+            "written",
+        ];
         self.whole_state("")
             .into_iter()
             .filter(|row| !fresh.contains(&&*row.kind))

@@ -279,6 +279,9 @@ impl Conn {
             }
             Ok(Answer::State(_)) if asked.outdated => None,
             Ok(Answer::State(snapshot)) => {
+                if let Some(written) = snapshot.written() {
+                    state.written = Some(written);
+                }
                 // What was sent since runs after it, and makes it outdated.
                 let last = asked.sent == state.sent;
                 let earlier = last.then(|| state.observer.learned(&snapshot)).flatten();

@@ -46,6 +46,7 @@ impl Conn {
             record: state.observer.record().clone(),
             identity: identity.clone(),
             state: snapshot,
+            written: state.written.clone(),
             policy: self.followed.policy.clone(),
         })
     }

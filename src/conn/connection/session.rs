@@ -6,6 +6,7 @@ use crate::config::{OnUnknown, Session};
 use crate::conn::cancels;
 use crate::session::postgres::{
     self, End, Identity, Lost, Observer, Ours, Policy, Question, Reason, Recognised, Standing,
+    Written,
 };
 use crate::via::channel::{Come, Taken, Tap};
 
@@ -34,6 +35,8 @@ pub(super) struct State {
     pub(super) asked: Option<Asked>,
     pub(super) identity: Option<Identity>,
     pub(super) known: Option<Known>,
+    /// How far the session has written, on whatever server.
+    pub(super) written: Option<Written>,
     /// Nothing more is asked on this connection, and the session does not move.
     pub(super) given_up: Option<Reason>,
     /// Answers in a row that were of no use.

@@ -33,7 +33,7 @@ pub use ours::{Ours, Step};
 pub use question::{Answer, Question};
 pub use reason::Reason;
 pub use record::Record;
-pub use snapshot::Snapshot;
+pub use snapshot::{Snapshot, Written};
 
 use backend::Backend;
 use frontend::{Frontend, Packet};

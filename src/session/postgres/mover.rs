@@ -5,7 +5,7 @@
 use super::login::Login;
 use super::message::{self, Messages, Writer, error};
 use super::question::{self, Answer, Question};
-use super::{Identity, Reason, Record, Snapshot, backend, compare, restore};
+use super::{Identity, Reason, Record, Snapshot, Written, backend, compare, restore};
 
 /// Most bytes of an answer.
 const MOST: usize = 4 << 20;
@@ -21,9 +21,14 @@ pub struct Plan {
     pub identity: Identity,
     /// What it had become.
     pub state: Snapshot,
+    /// How far it had written.
+    pub written: Option<Written>,
     /// What is allowed.
     pub policy: Policy,
 }
+
+const HOLDS: &[u8] =
+    b"SELECT vianet.holds(CAST($1 AS pg_catalog.int8), CAST($2 AS pg_catalog.pg_lsn))";
 
 /// What the configuration allows.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +71,7 @@ pub enum Progress {
 enum Step {
     Login,
     AskIdentity,
+    AskHeld,
     AskState,
     Restore,
     Unnamed,
@@ -174,12 +180,23 @@ impl Mover {
             Step::Login => {
                 let mut out = Writer::default();
                 Question::Identity.write(self.seed, &mut out);
+                if let Some((timeline, position)) = &self.plan.written {
+                    out.run(&question::name(self.seed), HOLDS, &[timeline, position]);
+                    out.sync();
+                }
                 Question::State.write(self.seed, &mut out);
                 self.out.extend_from_slice(&out.into_bytes());
                 Step::AskIdentity
             }
             Step::AskIdentity => {
                 self.identify(come)?;
+                match self.plan.written {
+                    Some(_) => Step::AskHeld,
+                    None => Step::AskState,
+                }
+            }
+            Step::AskHeld => {
+                holds(come)?;
                 Step::AskState
             }
             Step::AskState => {
@@ -270,5 +287,24 @@ impl Mover {
             news,
             state: (self.seed, come.into()),
         }))
+    }
+}
+
+/// Whether the server has what the session had written.
+fn holds(come: &[u8]) -> Result<(), Progress> {
+    let refused = |reason, why: String| Err(Progress::Refused(reason, why));
+    let told = Messages(come).find(|(kind, _)| matches!(kind, b'D' | b'E'));
+    let columns = match told {
+        Some((b'D', body)) => message::columns(body),
+        Some((_, body)) => {
+            let (code, text) = error(body);
+            return refused(Reason::UnknownState, format!("{code} {text}"));
+        }
+        None => None,
+    };
+    match columns.as_deref() {
+        Some([Some(b"t")]) => Ok(()),
+        Some([Some(b"f")]) => refused(Reason::DataLoss, String::new()),
+        _ => refused(Reason::UnknownState, "what it has is not told".into()),
     }
 }

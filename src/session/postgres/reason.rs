@@ -67,6 +67,8 @@ pub enum Reason {
     LoginRefused,
     /// Not one that may follow.
     OtherServer,
+    /// It lacks a commit.
+    DataLoss,
     /// A statement failed there.
     RestoreFailed,
     /// It came out otherwise.
@@ -77,7 +79,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::Login,
         Self::InFlight,
         Self::Transaction,
@@ -110,6 +112,7 @@ impl Reason {
         Self::LoginNeedsPassword,
         Self::LoginRefused,
         Self::OtherServer,
+        Self::DataLoss,
         Self::RestoreFailed,
         Self::StateDiffers,
         Self::NoServer,
@@ -150,6 +153,7 @@ impl Reason {
             Self::LoginNeedsPassword => "login_needs_password",
             Self::LoginRefused => "login_refused",
             Self::OtherServer => "other_server",
+            Self::DataLoss => "data_loss",
             Self::RestoreFailed => "restore_failed",
             Self::StateDiffers => "state_differs",
             Self::NoServer => "no_server",
@@ -203,6 +207,7 @@ impl Reason {
             }
             Self::LoginRefused => "the other server refuses the login",
             Self::OtherServer => "the other server is none that may carry the session on",
+            Self::DataLoss => "the other server lacks what the session has committed",
             Self::RestoreFailed => "the session could not be made again on the other server",
             Self::StateDiffers => "the session that was made again differs from what it was",
             Self::NoServer => "no other server was found in time",

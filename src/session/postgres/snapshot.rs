@@ -9,6 +9,9 @@ pub struct Snapshot {
     pub(super) rows: Vec<Row>,
 }
 
+/// See [`Snapshot::written`].
+pub type Written = (Box<[u8]>, Box<[u8]>);
+
 /// One row of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row {
@@ -31,6 +34,8 @@ pub(super) enum Kind {
     Result,
     Listen,
     Library,
+    /// How far the session has written.
+    Written,
     /// What cannot be made again, and why.
     Fixed(Reason),
 }
@@ -127,6 +132,12 @@ impl Snapshot {
         found.value.as_deref()
     }
 
+    /// How far the session has written: a timeline, and a position in it.
+    pub fn written(&self) -> Option<Written> {
+        let row = self.of(Kind::Written).next()?;
+        Some((row.name.clone(), row.value.clone()?))
+    }
+
     /// Statements are prepared.
     pub(super) fn has_prepared(&self) -> bool {
         self.of(Kind::Prepared).next().is_some()
@@ -160,6 +171,7 @@ impl Row {
             b"result" => Kind::Result,
             b"listen" => Kind::Listen,
             b"library" => Kind::Library,
+            b"written" => Kind::Written,
             b"temporary" => Kind::Fixed(Reason::Temporary),
             b"advisory" => Kind::Fixed(Reason::AdvisoryLock),
             b"cursor" => Kind::Fixed(Reason::HoldableCursor),

@@ -32,6 +32,7 @@ fn plan(unnamed: bool) -> Plan {
             tells_state: true,
         },
         state: snapshot(THEN),
+        written: None,
         policy: Policy::default(),
     }
 }
@@ -281,4 +282,39 @@ fn noise_is_no_session() {
         // Some bytes say nothing; none does harm.
         let _ = play(plan(false), &script, 1 + random() % 50);
     }
+}
+
+#[test]
+fn a_server_that_lacks_a_commit_of_the_session_is_refused() {
+    let plan = || Plan {
+        written: Some((b"1"[..].into(), b"0/15D68A8"[..].into())),
+        ..plan(false)
+    };
+    let error = [
+        message(b'E', b"SERROR\0C42883\0Mno such function\0\0"),
+        ready(),
+    ]
+    .concat();
+    for (told, reason) in [
+        (answer_rows(&[row(&["t"])]), None),
+        (answer_rows(&[row(&["f"])]), Some(Reason::DataLoss)),
+        (answer_rows(&[row(&["-"])]), Some(Reason::UnknownState)),
+        (answer_rows(&[]), Some(Reason::UnknownState)),
+        (error, Some(Reason::UnknownState)),
+    ] {
+        let mut script = script(false);
+        let identity = answer_rows(&[row(&["7", "00000001", "t"])]);
+        script[1] = [identity, told, state(FRESH)].concat();
+        let (end, sent) = play(plan(), &script, 7);
+        match (end, reason) {
+            (Progress::Done(_), None) => {}
+            (Progress::Refused(why, _), Some(reason)) => assert_eq!(why, reason),
+            (end, reason) => panic!("{end:?} {reason:?}"),
+        }
+        let text = String::from_utf8_lossy(&sent[1]).into_owned();
+        assert!(text.contains("vianet.holds") && text.contains("0/15D68A8"));
+    }
+    let written = snapshot("written|3|0/15D68A8|-|-").written();
+    assert_eq!(written, Some((b"3"[..].into(), b"0/15D68A8"[..].into())));
+    assert_eq!(snapshot("").written(), None);
 }
