@@ -286,6 +286,9 @@ take_prepared(Answer *answer, Datum *values, bool *nulls)
 	const char *source;
 	const char *statement = NULL;
 	Datum	   *types;
+	Datum	   *relations;
+	ListCell   *cell;
+	int			count = 0;
 
 	if (prepared == NULL)
 		return;
@@ -315,8 +318,12 @@ take_prepared(Answer *answer, Datum *values, bool *nulls)
 		types[i] = ObjectIdGetDatum(plan->param_types[i]);
 	put_with_types(answer, "prepared", name, statement, source,
 				   construct_array(types, plan->num_params, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
-	if (plan->resultDesc != NULL)
-		put(answer, "result", name, columns_of(plan->resultDesc), NULL);
+	/* What the names in it stand for was settled, too: a table made since, earlier in the search_path, does not take the place. */
+	relations = palloc(list_length(plan->relationOids) * sizeof(Datum));
+	foreach(cell, plan->relationOids)
+		relations[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+	put_with_types(answer, "result", name, plan->resultDesc ? columns_of(plan->resultDesc) : NULL, NULL,
+				   construct_array(relations, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
 static void

@@ -539,6 +539,30 @@ fn columns_that_another_session_changed_are_found_out() {
     );
 }
 
+/// A table that is made later, and comes first in the search_path, is not the one that a statement was prepared for.
+#[test]
+fn a_statement_is_not_prepared_again_for_another_table() {
+    let Some(movable) = Movable::up("postgres-shared", 153, &["--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.sql("create table public.t (id int); insert into public.t values (1)");
+    let mut psql = Psql::start(lab);
+    psql.ask("prepare q as select id from t;");
+    psql.ask("prepare i (int) as insert into t values ($1);");
+    assert_eq!(psql.debug.movable(), "yes");
+    let lost = movable.lose();
+    assert_eq!(psql.ask("execute q;"), ["1"], "{}", psql.errors());
+    assert_eq!(psql.debug.movable(), "yes");
+    movable.bring_back(lost);
+    lab.sql("create schema app; create table app.t (id int)");
+    movable.lose();
+    psql.tell("execute q;");
+    let (code, errors) = psql.end();
+    assert_eq!(code, Some(2), "{errors}");
+    assert!(errors.contains("state_differs"), "{errors}");
+}
+
 #[test]
 fn what_a_library_keeps_by_itself_is_not_lost() {
     let Some(movable) = Movable::up("postgres-shared", 150, &["--trust"]) else {
