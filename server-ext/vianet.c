@@ -25,6 +25,7 @@
 #include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/plannodes.h"
 #include "replication/origin.h"
 #include "replication/slot.h"
 #include "storage/lock.h"
@@ -286,7 +287,7 @@ take_prepared(Answer *answer, Datum *values, bool *nulls)
 	const char *source;
 	const char *statement = NULL;
 	Datum	   *types;
-	Datum	   *relations;
+	Datum	   *meant;
 	ListCell   *cell;
 	int			count = 0;
 
@@ -318,12 +319,17 @@ take_prepared(Answer *answer, Datum *values, bool *nulls)
 		types[i] = ObjectIdGetDatum(plan->param_types[i]);
 	put_with_types(answer, "prepared", name, statement, source,
 				   construct_array(types, plan->num_params, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
-	/* What the names in it stand for was settled, too: a table made since, earlier in the search_path, does not take the place. */
-	relations = palloc(list_length(plan->relationOids) * sizeof(Datum));
+	/*
+	 * What the names in it stand for was settled, too: a table or function made since, earlier in the search_path, does not take the
+	 * place. Of functions the server remembers a hash of the oid.
+	 */
+	meant = palloc((list_length(plan->relationOids) + list_length(plan->invalItems)) * sizeof(Datum));
 	foreach(cell, plan->relationOids)
-		relations[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+		meant[count++] = ObjectIdGetDatum(lfirst_oid(cell));
+	foreach(cell, plan->invalItems)
+		meant[count++] = ObjectIdGetDatum(((PlanInvalItem *) lfirst(cell))->hashValue);
 	put_with_types(answer, "result", name, plan->resultDesc ? columns_of(plan->resultDesc) : NULL, NULL,
-				   construct_array(relations, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
+				   construct_array(meant, count, OIDOID, sizeof(Oid), true, TYPALIGN_INT));
 }
 
 static void

@@ -555,12 +555,20 @@ fn a_statement_is_not_prepared_again_for_another_table() {
     assert_eq!(psql.ask("execute q;"), ["1"], "{}", psql.errors());
     assert_eq!(psql.debug.movable(), "yes");
     movable.bring_back(lost);
-    lab.sql("create schema app; create table app.t (id int)");
+    lab.sql("create schema app; create function public.f() returns int language sql as 'select 1'");
+    let mut other = Psql::start(lab);
+    other.ask("prepare f as select f();");
+    assert_eq!(other.debug.movable(), "yes");
+    lab.sql(
+        "create table app.t (id int); create function app.f() returns int language sql as 'select 2'",
+    );
     movable.lose();
-    psql.tell("execute q;");
-    let (code, errors) = psql.end();
-    assert_eq!(code, Some(2), "{errors}");
-    assert!(errors.contains("state_differs"), "{errors}");
+    for (mut psql, execute) in [(psql, "execute q;"), (other, "execute f;")] {
+        psql.tell(execute);
+        let (code, errors) = psql.end();
+        assert_eq!(code, Some(2), "{errors}");
+        assert!(errors.contains("state_differs"), "{errors}");
+    }
 }
 
 #[test]
