@@ -91,6 +91,8 @@ impl Bed {
 
     fn connect(&self, transport: Transport) -> RawFd {
         let options = self.options(transport);
+        let channels = || self.a.channels() + self.b.channels();
+        let others = channels();
         let mut fd = conn::connect(&self.name("echo"), &options).expect("the node is there");
         let mut info = conn::find(fd).expect("ours").info();
         for _ in 0..5 {
@@ -98,7 +100,10 @@ impl Bed {
             if transport != Transport::Rdma || !info.why_not_better.contains("in time") {
                 break;
             }
+            // The nodes know of both steps a moment later; what they say next must not go to the one that is closed.
+            wait_for("the node to have it", || channels() > others);
             conn::close(fd).expect("ours");
+            wait_for("the node to hear of its end", || channels() <= others);
             fd = conn::connect(&self.name("echo"), &options).expect("the node is there");
             info = conn::find(fd).expect("ours").info();
         }

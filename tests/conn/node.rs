@@ -185,7 +185,9 @@ impl Node {
         // The client may know of it first.
         let mut channel = None;
         super::wait_for("a channel", || {
-            channel = self.shared.channels.lock().unwrap().last().cloned();
+            let channels = self.shared.channels.lock().unwrap();
+            let mut alive = channels.iter().filter(|c| c.broken().is_none());
+            channel = alive.next_back().cloned();
             channel.is_some()
         });
         let wait = Wait::Until {
