@@ -44,7 +44,7 @@ pub unsafe extern "C" fn vianet_send(
     flags: c_int,
 ) -> ssize_t {
     border(|| {
-        let conn = conn::find(fd)?;
+        let conn = conn::known(fd)?;
         // SAFETY: the caller's promise.
         let data = unsafe { convert::bytes(data, len)? };
         conn.send(&[std::io::IoSlice::new(data)], flags)
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn vianet_recv(
     flags: c_int,
 ) -> ssize_t {
     border(|| {
-        let conn = conn::find(fd)?;
+        let conn = conn::known(fd)?;
         // SAFETY: the caller's promise.
         let buffer = unsafe { convert::bytes_mut(buffer, len)? };
         conn.recv(buffer, flags)

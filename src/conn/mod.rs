@@ -347,6 +347,12 @@ pub fn lookup(fd: RawFd) -> Option<ConnRef> {
     table::lookup(fd)
 }
 
+/// For calls that carry bytes: as [`lookup`], without a system call while the number is known, and as [`find`] otherwise. A
+/// number that was closed behind our back is forgotten when the I/O thread hears of it, a moment later.
+pub fn known(fd: RawFd) -> Result<ConnRef> {
+    lookup(fd).map_or_else(|| find(fd), Ok)
+}
+
 /// As [`lookup`], checks that the number was not closed and reused behind our back, and finds duplicates by inode;
 /// [`Kind::BadDescriptor`] or [`Kind::NotOurs`] otherwise.
 pub fn find(fd: RawFd) -> Result<ConnRef> {

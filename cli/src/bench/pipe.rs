@@ -70,7 +70,7 @@ impl Via {
 impl Pipe for Via {
     fn put(&mut self, mut bytes: &[u8]) -> Outcome {
         while !bytes.is_empty() {
-            let n = conn::find(self.0)?.send(&[IoSlice::new(bytes)], 0)?;
+            let n = conn::known(self.0)?.send(&[IoSlice::new(bytes)], 0)?;
             bytes = &bytes[n..];
         }
         Ok(())
@@ -78,7 +78,7 @@ impl Pipe for Via {
 
     fn get(&mut self, mut buffer: &mut [u8]) -> Outcome {
         while !buffer.is_empty() {
-            let n = conn::find(self.0)?.recv(buffer, 0)?;
+            let n = conn::known(self.0)?.recv(buffer, 0)?;
             if n == 0 {
                 return Err(Failure::failed("the bench's peer closed the connection"));
             }
