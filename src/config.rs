@@ -76,6 +76,12 @@ pub struct Cluster {
     /// Libraries of the SQL servers, by file name without `.so`, that keep nothing in a session: one that has loaded them moves.
     #[serde(default)]
     pub stateless_libraries: Vec<String>,
+    /// Names of custom settings that sessions may have, for servers without our extension.
+    #[serde(default)]
+    pub custom_settings: Vec<String>,
+    /// Functions that set nothing in a session which would be missed, for the same.
+    #[serde(default)]
+    pub trusted_functions: Vec<String>,
     /// Per server name: what differs from the cluster.
     #[serde(default)]
     pub servers: BTreeMap<String, Server>,

@@ -290,6 +290,7 @@ impl From<&conn::Info> for vianet_info {
             movable: info.why_not_movable.is_none().into(),
             why_not_movable: [0; 64],
             why_no_ticket: [0; 32],
+            state_way: [0; 16],
         };
         copy_text(&mut out.why_not_better, &info.why_not_better);
         copy_text(&mut out.name, &info.name);
@@ -302,6 +303,7 @@ impl From<&conn::Info> for vianet_info {
             &mut out.why_no_ticket,
             info.why_no_ticket.map_or("", |why| why.name()),
         );
+        copy_text(&mut out.state_way, info.state_way.unwrap_or_default());
         out
     }
 }

@@ -157,6 +157,8 @@ pub struct vianet_info {
     pub why_not_movable: [c_char; 64],
     /// Why its session could not log in on another server without the password, "" if it could or if it is not followed
     pub why_no_ticket: [c_char; 32],
+    /// How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
+    pub state_way: [c_char; 16],
 }
 
 /// What the event callback hears.

@@ -129,6 +129,8 @@ impl Conn {
                 .unwrap_or_default(),
             libraries: (cluster.map(|cluster| cluster.stateless_libraries.clone()))
                 .unwrap_or_default(),
+            custom: (cluster.map(|cluster| cluster.custom_settings.clone())).unwrap_or_default(),
+            trusted: (cluster.map(|cluster| cluster.trusted_functions.clone())).unwrap_or_default(),
         };
         Ok(Arc::new_cyclic(|me| Self {
             id: parts.id,
@@ -266,6 +268,7 @@ impl Conn {
                 true => self.login(),
                 false => None,
             },
+            state_way: self.state_way(),
         }
     }
 }

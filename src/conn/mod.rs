@@ -131,6 +131,8 @@ pub struct Info {
     /// Why a session whose protocol is followed could not log in on another server without the password; `None`: it could,
     /// or nothing is followed.
     pub why_no_ticket: Option<Why>,
+    /// How it is found out what its session has become: `exact` or `derived`.
+    pub state_way: Option<&'static str>,
 }
 
 /// The answer to [`resolve`].

@@ -209,6 +209,9 @@ pub struct Meta {
     /// PostgreSQL lets the nodes' relays in without a password.
     #[serde(default)]
     pub trust: bool,
+    /// It has no extension, even where one is installed.
+    #[serde(default)]
+    pub no_extension: bool,
     /// The version of the PostgreSQL extension `vianet` in the database `app`; `None` where the server has none.
     #[serde(default)]
     pub pg_extension: Option<String>,

@@ -84,6 +84,9 @@ enum Command {
         /// PostgreSQL asks nobody who comes through a node for a password. Only on a machine that is yours alone.
         #[arg(long)]
         trust: bool,
+        /// PostgreSQL gets no extension `vianet`, even where it is installed.
+        #[arg(long)]
+        no_extension: bool,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -141,6 +144,7 @@ fn carry_out(args: Args) -> Outcome {
         patience,
         pg_bin,
         trust,
+        no_extension,
     } = args.command
     {
         let dir = args.dir.ok_or_else(|| {
@@ -154,6 +158,7 @@ fn carry_out(args: Args) -> Outcome {
             patience,
             pg_bin,
             trust,
+            no_extension,
         };
         let lab = up::up(&dir, plan, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);

@@ -36,6 +36,8 @@ pub struct Plan {
     pub pg_bin: Option<PathBuf>,
     /// PostgreSQL lets the nodes' relays in without a password.
     pub trust: bool,
+    /// PostgreSQL gets no extension, even where it is installed.
+    pub no_extension: bool,
 }
 
 impl Plan {
@@ -49,6 +51,7 @@ impl Plan {
             patience: 1,
             pg_bin: None,
             trust: false,
+            no_extension: false,
         }
     }
 }
@@ -79,6 +82,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
             patience: plan.patience,
             pg_bin: plan.pg_bin,
             trust: plan.trust,
+            no_extension: plan.no_extension,
             pg_extension: None,
             up: false,
             down: false,

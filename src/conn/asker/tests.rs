@@ -94,6 +94,8 @@ fn cluster(nodes: &[SocketAddr]) -> Cluster {
     Cluster {
         move_listening: false,
         stateless_libraries: Vec::new(),
+        custom_settings: Vec::new(),
+        trusted_functions: Vec::new(),
         nodes: nodes.iter().map(ToString::to_string).collect(),
         public_key: None,
         transports: vec![Transport::Tcp, Transport::Plain],

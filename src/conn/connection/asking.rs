@@ -9,7 +9,7 @@
 use super::session::{Asked, Known, State, Theirs};
 use super::*;
 use crate::log;
-use crate::session::postgres::{Answer, Ours, Question, Reason, Step};
+use crate::session::postgres::{Answer, Ours, Question, Reason, Snapshot, Step, Way};
 use crate::via::channel::Come;
 
 /// So many answers in a row that were of no use are enough.
@@ -18,7 +18,7 @@ const FAILURES: u32 = 3;
 const LONGEST: usize = 262_144;
 
 /// What the I/O thread is to do about a session's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rest {
     /// Nothing, until it is told again.
     Off,
@@ -44,10 +44,20 @@ impl Conn {
 
     /// A safe point was reached, perhaps. One call of the I/O thread for many of those.
     pub(super) fn note_rest(&self, state: &mut State) {
-        if !state.watched && state.question().is_some() && state.observer.at_safe_point() {
+        if !state.watched && state.has_question() && state.observer.at_safe_point() {
             state.watched = true;
             self.followed.resting.store(true, Ordering::Release);
         }
+    }
+
+    /// How it is found out what the session has become; `None`: not (yet).
+    pub(super) fn state_way(&self) -> Option<&'static str> {
+        if !self.followed.is_on() {
+            return None;
+        }
+        let state = self.followed.state.try_lock()?;
+        let identity = state.identity.as_ref()?;
+        (state.given_up != Some(Reason::NoExtension)).then(|| identity.way().name())
     }
 
     /// What to do about the session's state, which was looked at `last` as it was at these offsets.
@@ -59,7 +69,8 @@ impl Conn {
         let Some(mut state) = self.followed.state.lock_if_free() else {
             return Rest::Later((0, 0));
         };
-        let (at, question) = ((state.sent, state.received), state.question());
+        let at = (state.sent, state.received);
+        let question = state.question(&self.followed.policy);
         match question {
             Some(question) if usable && state.observer.at_safe_point() => match last == Some(at) {
                 true => Rest::Ask(question),
@@ -260,7 +271,7 @@ impl Conn {
         };
         let name = &self.name;
         if let Err(why) = &answer {
-            let what = asked.question;
+            let what = &asked.question;
             crate::log!(log::Level::Info, "conn", "{name}: {what:?}: {why}");
         }
         let failed = answer.is_err();
@@ -271,21 +282,35 @@ impl Conn {
         };
         state.known = match answer {
             Ok(Answer::Identity(identity)) => {
-                if !identity.tells_state {
-                    state.given_up = Some(Reason::NoExtension);
+                match state.observer.way(&identity) {
+                    Some(way) => {
+                        crate::log!(log::Level::Info, "conn", "{name}: state: {}", way.name());
+                    }
+                    None => state.given_up = Some(Reason::NoExtension),
                 }
                 state.identity = Some(identity);
                 None
             }
+            Ok(Answer::Catalog(suspects)) => {
+                state.observer.suspects(suspects);
+                None
+            }
             Ok(Answer::State(_)) if asked.outdated => None,
+            // What was sent since runs after it, and makes it outdated.
+            Ok(Answer::State(snapshot))
+                if asked.sent == state.sent && state.lacks(&snapshot, &self.followed.policy) =>
+            {
+                None
+            }
             Ok(Answer::State(snapshot)) => {
                 if let Some(written) = snapshot.written() {
                     state.written = Some(written);
                 }
-                // What was sent since runs after it, and makes it outdated.
                 let last = asked.sent == state.sent;
-                let earlier = last.then(|| state.observer.learned(&snapshot)).flatten();
-                let obstacle = snapshot.obstacle(&self.followed.policy).or(earlier);
+                let policy = &self.followed.policy;
+                let earlier = last.then(|| state.observer.learned(&snapshot, policy));
+                let earlier = earlier.flatten();
+                let obstacle = snapshot.obstacle(policy).or(earlier);
                 if obstacle == Some(Reason::Deferrable) {
                     state.given_up = obstacle;
                 }
@@ -298,20 +323,47 @@ impl Conn {
         if state.failures >= FAILURES {
             state.given_up.get_or_insert(Reason::UnknownState);
         }
-        let movable = state.obstacle().map_or("yes", Reason::name);
+        let obstacle = state.obstacle();
+        let suspect = obstacle.map_or("", |reason| state.observer.record().suspect(reason));
+        if !suspect.is_empty() {
+            crate::log!(
+                log::Level::Info,
+                "conn",
+                "{name}: may set something unseen: {suspect}"
+            );
+        }
+        let movable = obstacle.map_or("yes", Reason::name);
         crate::log!(log::Level::Debug, "conn", "{name}: movable: {movable}");
     }
 }
 
 impl State {
     /// What is to be asked, at the next safe point at which the session rests.
-    fn question(&self) -> Option<Question> {
-        if self.given_up.is_some() || self.asked.is_some() || self.current().is_some() {
+    fn question(&self, policy: &Policy) -> Option<Question> {
+        if !self.has_question() {
             return None;
         }
-        Some(match &self.identity {
-            None => Question::Identity,
-            Some(_) => Question::State,
+        let at = (self.sent, self.received);
+        let next = self.next.as_ref().filter(|(then, _)| *then == at);
+        Some(match (&self.identity, next) {
+            (None, _) => Question::Identity,
+            (Some(identity), _) if identity.way() == Way::Exact => Question::State,
+            (_, Some((_, next))) => next.clone(),
+            (_, None) => Question::Derived {
+                custom: self.observer.record().custom(policy),
+                prepared: Vec::new(),
+            },
         })
+    }
+
+    fn has_question(&self) -> bool {
+        self.given_up.is_none() && self.asked.is_none() && self.current().is_none()
+    }
+
+    /// Whether something else has to be asked first, at this very point.
+    fn lacks(&mut self, snapshot: &Snapshot, policy: &Policy) -> bool {
+        let next = self.observer.lacks(snapshot, policy);
+        self.next = next.map(|next| ((self.sent, self.received), next));
+        self.next.is_some()
     }
 }

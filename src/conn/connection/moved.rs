@@ -3,7 +3,7 @@
 use super::session::{Known, State};
 use super::*;
 use crate::conn::cancels;
-use crate::session::postgres::{Answer, Moved, Plan, Question, Reason};
+use crate::session::postgres::{Answer, Moved, Plan, Question, Reason, Way};
 
 impl Conn {
     /// What it takes to make the session again, or why it cannot be; `None`: not now, a thread is inside. For the I/O thread,
@@ -47,6 +47,8 @@ impl Conn {
             identity: identity.clone(),
             state: snapshot,
             written: state.written.clone(),
+            custom: (identity.way() == Way::Derived)
+                .then(|| state.observer.record().custom(&self.followed.policy)),
             policy: self.followed.policy.clone(),
         })
     }
@@ -74,6 +76,9 @@ impl Conn {
         state.received = fresh.consumed();
         let at = (state.sent, state.received);
         state.identity = Some(moved.identity);
+        if moved.written.is_some() {
+            state.written = moved.written;
+        }
         state.known = Some(Known {
             at,
             state: Ok(moved.state),

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub(super) asked: Option<Asked>,
     pub(super) identity: Option<Identity>,
     pub(super) known: Option<Known>,
+    /// What is to be asked next, as long as nothing moves.
+    pub(super) next: Option<((u64, u64), Question)>,
     /// How far the session has written, on whatever server.
     pub(super) written: Option<Written>,
     /// Nothing more is asked on this connection, and the session does not move.

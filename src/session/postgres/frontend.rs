@@ -1,5 +1,6 @@
 //! The client's stream: first packets without a type byte, then messages with one.
 
+use super::texts::Texts;
 use super::{Reason, record};
 
 const SSL_REQUEST: u32 = 80_877_103;
@@ -69,7 +70,7 @@ const FRESH: Frontend = Frontend::Head {
 
 impl Frontend {
     /// Takes bytes off the front of `bytes`, up to the end of a message at most.
-    pub(super) fn step(&mut self, bytes: &mut &[u8]) -> Packet {
+    pub(super) fn step(&mut self, bytes: &mut &[u8], texts: &mut Texts) -> Packet {
         match self {
             Self::First { packet, headed } => {
                 let wanted = match headed {
@@ -114,9 +115,9 @@ impl Frontend {
                     kept: Vec::new(),
                     whole: true,
                 };
-                self.body(bytes)
+                self.body(bytes, texts)
             }
-            Self::Body { .. } => self.body(bytes),
+            Self::Body { .. } => self.body(bytes, texts),
         }
     }
 
@@ -134,7 +135,7 @@ impl Frontend {
         }
     }
 
-    fn body(&mut self, bytes: &mut &[u8]) -> Packet {
+    fn body(&mut self, bytes: &mut &[u8], texts: &mut Texts) -> Packet {
         let Self::Body {
             kind,
             left,
@@ -153,6 +154,7 @@ impl Frontend {
         let keep = skip.min(most.saturating_sub(kept.len()));
         kept.extend_from_slice(&bytes[..keep]);
         *whole &= keep == skip;
+        texts.body(*kind, &bytes[..skip], skip == *left as usize);
         *bytes = &bytes[skip..];
         *left -= skip as u32;
         if *left > 0 {

@@ -10,8 +10,27 @@ pub struct Identity {
     pub system: u64,
     /// The present timeline; `None`: it cannot be written to.
     pub timeline: Option<u32>,
-    /// It has our extension, which tells the state of a session.
+    /// It has our extension, which tells the state of a session. Without it the state is derived from the catalogs.
     pub tells_state: bool,
+}
+
+/// How it is found out what a session has become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Our extension tells.
+    Exact,
+    /// The catalogs do, as far as they know; the statements' texts say what they may not know.
+    Derived,
+}
+
+impl Way {
+    /// For programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Derived => "derived",
+        }
+    }
 }
 
 /// What must be the same on both servers: data are stored or sent as these say.
@@ -34,6 +53,14 @@ impl Identity {
             timeline,
             tells_state: tells == b"t",
         })
+    }
+
+    /// How it is found out what a session of it has become.
+    pub fn way(&self) -> Way {
+        match self.tells_state {
+            true => Way::Exact,
+            false => Way::Derived,
+        }
     }
 
     /// Whether `other` may carry on a session of this server; `before` and `after` are what the two have reported.
@@ -64,11 +91,19 @@ impl Identity {
         if major(before).is_none() || major(before) != major(after) {
             return no("its major version is another".into());
         }
-        match other.tells_state {
-            true => Ok(()),
-            false => Err((Reason::NoExtension, "it lacks the extension vianet".into())),
+        match (self.way(), other.way()) {
+            (Way::Exact, Way::Derived) => {
+                Err((Reason::NoExtension, "it lacks the extension vianet".into()))
+            }
+            _ => Ok(()),
         }
     }
+}
+
+/// Whether the catalogs of the server are those that we can read.
+pub(super) fn is_derivable(record: &Record) -> bool {
+    let major = major(record).and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+    major.is_some_and(|major: u32| (14..=17).contains(&major))
 }
 
 fn major(record: &Record) -> Option<&[u8]> {

@@ -47,11 +47,14 @@ impl Observer {
             ),
             Standing::Idle => {
                 let reason = self.obstacle().unwrap_or(why);
+                let suspect = self.record.suspect(reason);
+                let colon = if suspect.is_empty() { "" } else { ": " };
                 let detail = format!(
                     "The session was idle: no transaction was open, and nothing was running. It was not moved to \
-                     another server: {} ({}).",
+                     another server: {} ({}{colon}{}).",
                     reason.name(),
-                    reason.text()
+                    reason.text(),
+                    suspect.replace(|letter: char| !(' '..='~').contains(&letter), "?")
                 );
                 ("57P01", "", detail, "Connect again by the same name.")
             }

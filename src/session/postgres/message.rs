@@ -64,8 +64,17 @@ impl Writer {
         self.close_one(b'S', name.as_bytes());
     }
 
+    /// Asks for the columns of a prepared statement.
+    pub(super) fn describe(&mut self, name: &[u8]) {
+        self.names(b'D', b'S', name);
+    }
+
     fn close_one(&mut self, what: u8, name: &[u8]) {
-        self.message(b'C', |out| {
+        self.names(b'C', what, name);
+    }
+
+    fn names(&mut self, kind: u8, what: u8, name: &[u8]) {
+        self.message(kind, |out| {
             out.push(what);
             out.extend_from_slice(name);
             out.push(0);
@@ -127,6 +136,38 @@ pub(super) fn columns(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
         });
     }
     rest.is_empty().then_some(columns)
+}
+
+/// The values of a Bind message that are not NULL.
+pub(super) fn bound(body: &[u8]) -> Option<Vec<&[u8]>> {
+    let text = |body: &mut &[u8]| {
+        let end = body.iter().position(|byte| *byte == 0)?;
+        *body = &body[end + 1..];
+        Some(())
+    };
+    let count = |body: &mut &[u8]| {
+        let (count, rest) = body.split_first_chunk::<2>()?;
+        *body = rest;
+        Some(u16::from_be_bytes(*count))
+    };
+    let mut body = body;
+    // Portal, statement, formats.
+    text(&mut body)?;
+    text(&mut body)?;
+    let formats = usize::from(count(&mut body)?);
+    body = body.get(2 * formats..)?;
+    let mut values = Vec::new();
+    for _ in 0..count(&mut body)? {
+        let (length, rest) = body.split_first_chunk::<4>()?;
+        body = rest;
+        let length = u32::from_be_bytes(*length);
+        if length != u32::MAX {
+            let (value, rest) = body.split_at_checked(length as usize)?;
+            values.push(value);
+            body = rest;
+        }
+    }
+    Some(values)
 }
 
 /// Two texts, each with its end.

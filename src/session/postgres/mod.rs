@@ -10,6 +10,8 @@
 
 mod backend;
 mod compare;
+mod custom;
+mod derived;
 mod frontend;
 mod identity;
 mod last_words;
@@ -24,9 +26,11 @@ mod reason;
 mod record;
 mod restore;
 mod snapshot;
+mod texts;
+mod words;
 
 pub use backend::{LARGE, Release};
-pub use identity::Identity;
+pub use identity::{Identity, Way};
 pub use last_words::{End, Lost};
 pub use mover::{Moved, Mover, Plan, Policy, Progress};
 pub use ours::{Ours, Step};
@@ -34,6 +38,7 @@ pub use question::{Answer, Question};
 pub use reason::Reason;
 pub use record::Record;
 pub use snapshot::{Snapshot, Written};
+pub use texts::Suspect;
 
 use backend::Backend;
 use frontend::{Frontend, Packet};
@@ -122,7 +127,7 @@ impl Observer {
                 // Bytes behind a request for encryption and before its answer are one protocol or another.
                 return self.lose_sight(Reason::NotUnderstood);
             }
-            match self.front.step(&mut bytes) {
+            match self.front.step(&mut bytes, &mut self.record.texts) {
                 Packet::Incomplete => {}
                 Packet::Broken(reason) => return self.lose_sight(reason),
                 Packet::Encryption => {
@@ -137,6 +142,7 @@ impl Observer {
                 Packet::Startup { packet, fixed } => {
                     self.recognised = true;
                     self.fixed = fixed;
+                    self.record.texts.startup(&packet);
                     self.record.packet = packet;
                     self.push_startup();
                 }
@@ -263,8 +269,36 @@ impl Observer {
     }
 
     /// The session has become this, and nothing was sent since that was asked; why it cannot be made again, for what came before.
-    pub fn learned(&mut self, state: &Snapshot) -> Option<Reason> {
-        self.record.parsing.seen(state)
+    pub fn learned(&mut self, state: &Snapshot, policy: &Policy) -> Option<Reason> {
+        let otherwise = self.record.parsing.seen(state);
+        self.record.texts.seen(state, policy).or(otherwise)
+    }
+
+    /// What else has to be asked before that counts.
+    pub fn lacks(&mut self, state: &Snapshot, policy: &Policy) -> Option<Question> {
+        if self.record.texts.lacks_suspects(state) {
+            return Some(Question::Catalog);
+        }
+        state.is_undescribed().then(|| Question::Derived {
+            custom: self.record.custom(policy),
+            prepared: state.prepared(),
+        })
+    }
+
+    /// The server's answer to [`Question::Catalog`].
+    pub fn suspects(&mut self, suspects: Vec<Suspect>) {
+        self.record.texts.suspects(suspects);
+    }
+
+    /// The server is this one: how it is found out what the session has become; `None`: not at all.
+    pub fn way(&mut self, identity: &Identity) -> Option<Way> {
+        let way = identity.way();
+        match way {
+            Way::Exact => self.record.texts.stop(),
+            Way::Derived if !identity::is_derivable(&self.record) => return None,
+            Way::Derived => {}
+        }
+        Some(way)
     }
 
     /// The session goes on on another server, which has told this.
@@ -342,13 +376,23 @@ impl Observer {
             }
             b'W' => return Err(Reason::Replication),
             kind => {
-                if kind == b'C' && self.back.body() == b"PREPARE\0" {
-                    self.record.parsing.prepares();
+                if kind == b'C' {
+                    self.ran();
                 }
                 self.queue.reply(kind).ok_or(Reason::NotUnderstood)?;
             }
         }
         Ok(())
+    }
+
+    /// A CommandComplete.
+    fn ran(&mut self) {
+        match self.back.body() {
+            b"PREPARE\0" => self.record.parsing.prepares(),
+            b"DO\0" => self.record.texts.doubts(Reason::DoBlock, ""),
+            b"LOAD\0" => self.record.texts.doubts(Reason::Load, ""),
+            _ => {}
+        }
     }
 
     fn answered_encryption(&mut self, answer: u8) {

@@ -5,7 +5,7 @@
 use super::login::Login;
 use super::message::{self, Messages, Writer, error};
 use super::question::{self, Answer, Question};
-use super::{Identity, Reason, Record, Snapshot, Written, backend, compare, restore};
+use super::{Identity, Reason, Record, Snapshot, Written, backend, compare, derived, restore};
 
 /// Most bytes of an answer.
 const MOST: usize = 4 << 20;
@@ -23,12 +23,27 @@ pub struct Plan {
     pub state: Snapshot,
     /// How far it had written.
     pub written: Option<Written>,
+    /// Where that was derived from the catalogs: names of custom settings, as in [`Question::Derived`].
+    pub custom: Option<Vec<u8>>,
     /// What is allowed.
     pub policy: Policy,
 }
 
-const HOLDS: &[u8] =
-    b"SELECT vianet.holds(CAST($1 AS pg_catalog.int8), CAST($2 AS pg_catalog.pg_lsn))";
+const HOLDS: &str =
+    "SELECT vianet.holds(CAST($1 AS pg_catalog.int8), CAST($2 AS pg_catalog.pg_lsn))";
+
+impl Plan {
+    /// What is asked of the state: as it was asked of the old server.
+    fn question(&self, prepared: Vec<Box<[u8]>>) -> Question {
+        match &self.custom {
+            None => Question::State,
+            Some(custom) => Question::Derived {
+                custom: custom.clone(),
+                prepared,
+            },
+        }
+    }
+}
 
 /// What the configuration allows.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +52,10 @@ pub struct Policy {
     pub listening: bool,
     /// Libraries that keep nothing in a session, besides those that are known; without `.so`.
     pub libraries: Vec<String>,
+    /// Names of custom settings that a session may have, besides those that its statements name.
+    pub custom: Vec<String>,
+    /// Functions that set nothing which would be missed: with their schema; a `*` at the end stands for the rest.
+    pub trusted: Vec<String>,
 }
 
 /// A session that goes on.
@@ -50,8 +69,10 @@ pub struct Moved {
     pub key: Vec<u8>,
     /// Messages for the application: what is reported otherwise than before.
     pub news: Vec<u8>,
-    /// The answer to [`Question::State`] there, with its seed.
+    /// What was answered about its state there, with the question's seed.
     pub state: (u64, Box<[u8]>),
+    /// How far it has written there, at most.
+    pub written: Option<Written>,
 }
 
 /// How far it is.
@@ -181,10 +202,15 @@ impl Mover {
                 let mut out = Writer::default();
                 Question::Identity.write(self.seed, &mut out);
                 if let Some((timeline, position)) = &self.plan.written {
-                    out.run(&question::name(self.seed), HOLDS, &[timeline, position]);
+                    let holds = self.plan.custom.as_ref().map_or(HOLDS, |_| derived::HOLDS);
+                    out.run(
+                        &question::name(self.seed),
+                        holds.as_bytes(),
+                        &[timeline, position],
+                    );
                     out.sync();
                 }
-                Question::State.write(self.seed, &mut out);
+                self.plan.question(Vec::new()).write(self.seed, &mut out);
                 self.out.extend_from_slice(&out.into_bytes());
                 Step::AskIdentity
             }
@@ -208,7 +234,8 @@ impl Mover {
                     out.raw(b'P', body);
                     out.sync();
                 }
-                Question::State.write(self.seed, &mut out);
+                let prepared = self.plan.state.prepared();
+                self.plan.question(prepared).write(self.seed, &mut out);
                 self.out.extend_from_slice(&out.into_bytes());
                 Step::Restore
             }
@@ -230,7 +257,7 @@ impl Mover {
                 if let Some(what) = compare::difference(&self.plan.state, &now) {
                     return Err(Progress::Refused(Reason::StateDiffers, what));
                 }
-                return Err(self.done(come));
+                return Err(self.done(&now, come));
             }
         };
         Ok(())
@@ -267,7 +294,7 @@ impl Mover {
         }
     }
 
-    fn done(&mut self, come: &[u8]) -> Progress {
+    fn done(&mut self, now: &Snapshot, come: &[u8]) -> Progress {
         let mut news = std::mem::take(&mut self.news);
         for (name, value) in &self.after.parameters {
             let before = self.plan.record.parameters.iter();
@@ -286,6 +313,7 @@ impl Mover {
             key: std::mem::take(&mut self.after.key),
             news,
             state: (self.seed, come.into()),
+            written: now.written(),
         }))
     }
 }

@@ -3,16 +3,27 @@
 //! object of the session changes what is meant. Each is one SELECT outside a transaction block, so that nothing can be left
 //! behind, whatever comes of it, but the named statement, which the next one closes.
 
+use super::derived::{self, BETWEEN, CATALOG, SETS, UPDATE};
 use super::message::{Messages, Writer, error};
+use super::texts::Suspect;
 use super::{Identity, Snapshot};
 
 /// A question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// Which server it is.
     Identity,
-    /// What the session has become.
+    /// What the session has become: as our extension tells it.
     State,
+    /// The same out of the catalogs.
+    Derived {
+        /// Names of custom settings that it may have, one a line.
+        custom: Vec<u8>,
+        /// Its prepared statements, in order, where they are known.
+        prepared: Vec<Box<[u8]>>,
+    },
+    /// What could set something that the catalogs do not tell.
+    Catalog,
 }
 
 /// What came of a question.
@@ -20,8 +31,10 @@ pub enum Question {
 pub enum Answer {
     /// To [`Question::Identity`].
     Identity(Identity),
-    /// To [`Question::State`].
+    /// To [`Question::State`] and [`Question::Derived`].
     State(Snapshot),
+    /// To [`Question::Catalog`].
+    Catalog(Vec<Suspect>),
 }
 
 /// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with
@@ -42,26 +55,33 @@ pub(super) fn name(seed: u64) -> String {
 
 impl Question {
     /// The messages, which one ReadyForQuery ends.
-    pub fn bytes(self, seed: u64) -> Vec<u8> {
+    pub fn bytes(&self, seed: u64) -> Vec<u8> {
         let mut out = Writer::default();
         self.write(seed, &mut out);
         out.into_bytes()
     }
 
-    pub(super) fn write(self, seed: u64, out: &mut Writer) {
-        let text = match self {
-            Self::Identity => IDENTITY,
-            Self::State => STATE,
+    pub(super) fn write(&self, seed: u64, out: &mut Writer) {
+        let own = name(seed);
+        let (text, parameters): (&str, &[&[u8]]) = match self {
+            Self::Identity => (IDENTITY, &[]),
+            Self::State => (STATE, &[]),
+            Self::Derived { custom, .. } => (&derived::STATE, &[custom, own.as_bytes(), BETWEEN]),
+            Self::Catalog => (&CATALOG, &[SETS, UPDATE]),
         };
         // What an error left there of the one before.
-        out.close(&name(seed));
-        out.run(&name(seed), text.as_bytes(), &[]);
+        out.close(&own);
+        out.run(&own, text.as_bytes(), parameters);
+        if let Self::Derived { prepared, .. } = self {
+            prepared.iter().for_each(|name| out.describe(name));
+        }
         out.sync();
     }
 
     /// Reads what came back, up to its ReadyForQuery. The error is for the log.
-    pub fn read(self, seed: u64, bytes: &[u8]) -> Result<Answer, String> {
+    pub fn read(&self, seed: u64, bytes: &[u8]) -> Result<Answer, String> {
         let mut rows = Vec::new();
+        let mut described = Vec::new();
         let (mut end, mut told) = (None, None);
         let mut taken = 0;
         for (kind, body) in Messages(bytes) {
@@ -74,7 +94,9 @@ impl Question {
                 }
                 b'C' => told = Some(body),
                 b'Z' => end = Some(body),
-                b'1' | b'2' | b'3' | b'n' | b'T' | b'N' | b'A' | b'S' => {}
+                b'T' => described.push(Some(body)),
+                b'n' => described.push(None),
+                b'1' | b'2' | b'3' | b't' | b'N' | b'A' | b'S' => {}
                 kind => {
                     return Err(format!("a message {:?} came back", char::from(kind)));
                 }
@@ -86,7 +108,10 @@ impl Question {
         }
         let answer = match self {
             Self::Identity => Identity::read(&rows).map(Answer::Identity),
-            Self::State => Snapshot::read(&rows, &name(seed)).map(Answer::State),
+            Self::State | Self::Derived { .. } => Snapshot::read(&rows, &name(seed))
+                .and_then(|mut state| state.describe(&described).map(|()| state))
+                .map(Answer::State),
+            Self::Catalog => derived::suspects(&rows).map(Answer::Catalog),
         };
         answer.ok_or_else(|| "the answer is not understood".into())
     }

@@ -59,6 +59,20 @@ pub enum Reason {
     Library,
     /// A setting that cannot be read.
     Unreadable,
+    /// DO.
+    DoBlock,
+    /// LOAD.
+    Load,
+    /// A statement that was made of texts, or a setting whose name was.
+    DynamicSql,
+    /// A function that may have set something.
+    Function,
+    /// FunctionCall.
+    FunctionCall,
+    /// Functions, views or the like were changed meanwhile.
+    ObjectsChanged,
+    /// Prepared statements whose names may mean another object.
+    Ambiguous,
     /// Deferrable defaults.
     Deferrable,
     /// The other server wants a secret.
@@ -79,7 +93,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 43] = [
         Self::Login,
         Self::InFlight,
         Self::Transaction,
@@ -108,6 +122,13 @@ impl Reason {
         Self::PreparedOtherwise,
         Self::Library,
         Self::Unreadable,
+        Self::DoBlock,
+        Self::Load,
+        Self::DynamicSql,
+        Self::Function,
+        Self::FunctionCall,
+        Self::ObjectsChanged,
+        Self::Ambiguous,
         Self::Deferrable,
         Self::LoginNeedsPassword,
         Self::LoginRefused,
@@ -149,6 +170,13 @@ impl Reason {
             Self::PreparedOtherwise => "prepared_otherwise",
             Self::Library => "library",
             Self::Unreadable => "unreadable",
+            Self::DoBlock => "do_block",
+            Self::Load => "load",
+            Self::DynamicSql => "dynamic_sql",
+            Self::Function => "function",
+            Self::FunctionCall => "function_call",
+            Self::ObjectsChanged => "objects_changed",
+            Self::Ambiguous => "ambiguous",
             Self::Deferrable => "deferrable",
             Self::LoginNeedsPassword => "login_needs_password",
             Self::LoginRefused => "login_refused",
@@ -184,7 +212,7 @@ impl Reason {
             Self::StatePending => "what the session has become is not known yet",
             Self::UnknownState => "the server did not say what the session has become",
             Self::NoExtension => {
-                "the server has not the extension vianet, which tells what a session has become"
+                "the server has not the extension vianet, and its version is none whose catalogs are read instead"
             }
             Self::TooLarge => "the session has more state than is kept",
             Self::Temporary => "the session has temporary tables or other temporary objects",
@@ -198,6 +226,21 @@ impl Reason {
             Self::Library => "a library is loaded that may keep something in the session",
             Self::Unreadable => {
                 "the session has a setting, role or statement that cannot be read back"
+            }
+            Self::DoBlock => "a DO block has run, which may have set anything",
+            Self::Load => "LOAD has run, and what it loaded may keep something in the session",
+            Self::DynamicSql => {
+                "a setting whose name cannot be read in the statement was set, or a text was run as a statement"
+            }
+            Self::Function => {
+                "a function may have been called that may set something unseen: the log names it, and trusted_functions may"
+            }
+            Self::FunctionCall => "a function was called by its number",
+            Self::ObjectsChanged => {
+                "functions, views, policies or operators were changed while the session was at work"
+            }
+            Self::Ambiguous => {
+                "a name in a prepared statement may mean more than one table, function or type"
             }
             Self::Deferrable => {
                 "serializable read only deferrable is the default of its transactions, and makes every question wait"

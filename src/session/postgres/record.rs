@@ -1,7 +1,8 @@
 //! What a session was begun with and has been told, kept for the case that it must begin again on another server.
 
 use super::parsing::Parsing;
-use super::{Reason, message};
+use super::texts::Texts;
+use super::{Policy, Reason, message};
 
 /// Longest body of a message that is kept. Bytes.
 pub(super) const LONGEST: usize = 8192;
@@ -22,6 +23,7 @@ pub struct Record {
     /// Something that was reported was too long to be kept.
     pub too_large: bool,
     pub(super) parsing: Parsing,
+    pub(super) texts: Texts,
 }
 
 /// How much of a message's body is kept: names tell.
@@ -75,6 +77,17 @@ impl Record {
             (b'S', _) => self.too_large = true,
             _ => {}
         }
+    }
+
+    /// Names of custom settings that the session may have, one a line.
+    pub fn custom(&self, policy: &Policy) -> Vec<u8> {
+        self.texts.custom(policy)
+    }
+
+    /// Where the session is not movable for this reason: what a function, a statement or the like is called that may have set
+    /// something unseen.
+    pub fn suspect(&self, reason: Reason) -> &str {
+        self.texts.about(reason)
     }
 
     /// The last value of a reported parameter.

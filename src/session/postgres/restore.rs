@@ -67,6 +67,7 @@ pub(super) fn plan<'a>(then: &'a Snapshot, now: &Snapshot) -> Vec<Step<'a>> {
 fn differs(row: &Row, now: &Snapshot) -> bool {
     let mut settings = now.of(Kind::Setting);
     match settings.find(|other| other.name == row.name) {
+        Some(_) if row.is_rounded() => false,
         Some(other) => {
             other.value != row.value || (*row.source == *b"session" && other.source != row.source)
         }

@@ -1,4 +1,4 @@
-//! What a session has become, as the server extension tells it.
+//! What a session has become, as the server extension tells it, or the catalogs do.
 
 use super::message::columns;
 use super::{Policy, Reason};
@@ -34,8 +34,10 @@ pub(super) enum Kind {
     Result,
     Listen,
     Library,
-    /// How far the session has written.
+    /// How far the session has written, at most.
     Written,
+    /// Fingerprints of what could set something unseen.
+    Catalog,
     /// What cannot be made again, and why.
     Fixed(Reason),
 }
@@ -97,6 +99,28 @@ const STATELESS: &[&[u8]] = &[
     b"latin_and_mic",
 ];
 const CONVERSION: &[u8] = b"utf8_and_";
+/// The source of a result that the server has to be asked for.
+const UNDESCRIBED: &[u8] = b"undescribed";
+
+impl Policy {
+    /// Whether a library keeps nothing in a session.
+    pub(super) fn keeps_nothing(&self, library: &[u8]) -> bool {
+        let name = library.strip_suffix(b".so").unwrap_or(library);
+        STATELESS.contains(&name)
+            || name.starts_with(CONVERSION)
+            || self.libraries.iter().any(|known| known.as_bytes() == name)
+    }
+
+    /// Whether a function, with its schema, sets nothing that would be missed.
+    pub(super) fn trusts(&self, function: &str) -> bool {
+        self.trusted
+            .iter()
+            .any(|known| match known.strip_suffix('*') {
+                Some(beginning) => function.starts_with(beginning),
+                None => function == known,
+            })
+    }
+}
 
 impl Snapshot {
     /// Of DataRows; what is called `ours` among the prepared statements is not the session's. `None`: they are not
@@ -138,6 +162,36 @@ impl Snapshot {
         Some((row.name.clone(), row.value.clone()?))
     }
 
+    /// The columns of prepared statements, as Describe gave them: RowDescriptions in the order of the statements' names.
+    pub(super) fn describe(&mut self, columns: &[Option<&[u8]>]) -> Option<()> {
+        if columns.is_empty() {
+            return Some(());
+        }
+        let names = self.prepared();
+        for (name, columns) in names.iter().zip(columns) {
+            let mut rows = self.rows.iter_mut();
+            let row = rows.find(|row| row.kind == Kind::Result && row.name == *name)?;
+            row.value = columns.map(Box::from);
+            row.source = Box::default();
+        }
+        (names.len() == columns.len()).then_some(())
+    }
+
+    /// The names of prepared statements, in order.
+    pub(super) fn prepared(&self) -> Vec<Box<[u8]>> {
+        let mut names: Vec<_> = self
+            .of(Kind::Prepared)
+            .map(|row| row.name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The columns of prepared statements are still to be asked for.
+    pub(super) fn is_undescribed(&self) -> bool {
+        self.of(Kind::Result).any(|row| *row.source == *UNDESCRIBED)
+    }
+
     /// Statements are prepared.
     pub(super) fn has_prepared(&self) -> bool {
         self.of(Kind::Prepared).next().is_some()
@@ -172,6 +226,8 @@ impl Row {
             b"listen" => Kind::Listen,
             b"library" => Kind::Library,
             b"written" => Kind::Written,
+            b"catalog" => Kind::Catalog,
+            b"ambiguous" => Kind::Fixed(Reason::Ambiguous),
             b"temporary" => Kind::Fixed(Reason::Temporary),
             b"advisory" => Kind::Fixed(Reason::AdvisoryLock),
             b"cursor" => Kind::Fixed(Reason::HoldableCursor),
@@ -197,7 +253,7 @@ impl Row {
         match self.kind {
             Kind::Fixed(reason) => Some(reason),
             Kind::Listen if !policy.listening => Some(Reason::Listens),
-            Kind::Library if !self.is_stateless(policy) => Some(Reason::Library),
+            Kind::Library if !policy.keeps_nothing(&self.name) => Some(Reason::Library),
             Kind::Prepared if *self.source == *b"batch" => Some(Reason::PreparedInBatch),
             Kind::Authenticated | Kind::Authorization | Kind::Role | Kind::Setting
                 if self.value.is_none() =>
@@ -216,19 +272,14 @@ impl Row {
         *self.source == *b"default" && !empty
     }
 
+    /// A fraction that the server has from elsewhere than the session, and shows six digits of: good enough to compare.
+    pub(super) fn is_rounded(&self) -> bool {
+        *self.source == *b"rounded"
+    }
+
     /// Of a library: its name.
     pub(super) fn library(&self) -> &[u8] {
         self.name.strip_suffix(b".so").unwrap_or(&self.name)
-    }
-
-    fn is_stateless(&self, policy: &Policy) -> bool {
-        let name = self.library();
-        STATELESS.contains(&name)
-            || name.starts_with(CONVERSION)
-            || policy
-                .libraries
-                .iter()
-                .any(|known| known.as_bytes() == name)
     }
 }
 

@@ -3,7 +3,7 @@
 mod cuts;
 mod model;
 mod moves;
-mod moving;
+pub(super) mod moving;
 mod noise;
 mod ours;
 mod transcript;

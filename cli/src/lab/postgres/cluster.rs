@@ -62,6 +62,9 @@ pub fn create(lab: &Lab, stop: &Interrupt) -> Outcome<Option<String>> {
         second.make_dirs()?;
         second.copy_of(&first, stop)?;
     }
+    if lab.meta.no_extension {
+        return Ok(None);
+    }
     // What is available was created.
     let version = format!("SELECT default_version FROM {EXTENSION_AVAILABLE}");
     Ok(Some(first.ask(&version)?).filter(|version| !version.is_empty()))
@@ -140,6 +143,9 @@ impl Server<'_> {
             ),
         )?;
         self.run_alone("postgres", &roles, stop)?;
+        if self.lab.meta.no_extension {
+            return Ok(());
+        }
         let extension = self.dir().join("extension.sql");
         self.write(
             &extension,

@@ -33,6 +33,7 @@ fn plan(unnamed: bool) -> Plan {
         },
         state: snapshot(THEN),
         written: None,
+        custom: None,
         policy: Policy::default(),
     }
 }

@@ -44,7 +44,7 @@ pub(super) const FRESH: &str = "
     setting|work_mem|4096|default|-
 ";
 
-pub(super) fn snapshot(more: &str) -> Snapshot {
+pub(in crate::session::postgres) fn snapshot(more: &str) -> Snapshot {
     try_snapshot(&with(more)).expect(more)
 }
 
@@ -148,6 +148,7 @@ fn what_cannot_be_made_again_is_in_the_way() {
     let policy = Policy {
         listening: true,
         libraries: vec!["postgis-3".into()],
+        ..Policy::default()
     };
     for row in ["listen|c|-|-|-", "library|postgis-3.so|-|-|-"] {
         assert_eq!(snapshot(row).obstacle(&policy), None, "{row}");
@@ -486,32 +487,35 @@ fn a_statement_that_was_read_under_other_settings_stays() {
         let mut observer = logged_in();
         observer.received(&datestyle);
         prepare(&mut observer);
-        assert_eq!(observer.learned(&prepared), None);
+        assert_eq!(observer.learned(&prepared, &Policy::default()), None);
         observer.received(&message(b'S', b"DateStyle\0German\0"));
-        assert_eq!(observer.learned(&prepared), None);
+        assert_eq!(observer.learned(&prepared, &Policy::default()), None);
         observer.received(&message(b'S', b"DateStyle\0ISO\0"));
-        assert_eq!(observer.learned(&prepared), refused);
-        assert_eq!(observer.learned(&prepared), refused);
+        assert_eq!(observer.learned(&prepared, &Policy::default()), refused);
+        assert_eq!(observer.learned(&prepared, &Policy::default()), refused);
         // It is gone, and with it the obstacle.
-        assert_eq!(observer.learned(&nothing), None);
+        assert_eq!(observer.learned(&nothing, &Policy::default()), None);
         observer.received(&datestyle);
         prepare(&mut observer);
-        assert_eq!(observer.learned(&prepared), None);
+        assert_eq!(observer.learned(&prepared, &Policy::default()), None);
     }
     // By a function: whether before or after is not known.
     let mut observer = logged_in();
-    assert_eq!(observer.learned(&prepared), None);
+    assert_eq!(observer.learned(&prepared, &Policy::default()), None);
     let mut observer = logged_in();
     observer.received(&datestyle);
-    assert_eq!(observer.learned(&prepared), refused);
+    assert_eq!(observer.learned(&prepared, &Policy::default()), refused);
     // What the server does not report.
     let mut observer = logged_in();
-    assert_eq!(observer.learned(&on), refused);
+    assert_eq!(observer.learned(&on, &Policy::default()), refused);
     let mut observer = logged_in();
     assert_eq!(
-        observer.learned(&snapshot("setting|array_nulls|off|session|-")),
+        observer.learned(
+            &snapshot("setting|array_nulls|off|session|-"),
+            &Policy::default()
+        ),
         None
     );
-    assert_eq!(observer.learned(&off), None);
-    assert_eq!(observer.learned(&on), refused);
+    assert_eq!(observer.learned(&off, &Policy::default()), None);
+    assert_eq!(observer.learned(&on, &Policy::default()), refused);
 }
