@@ -216,6 +216,8 @@ struct vianet_info {
     char why_not_movable[64];
     // Why its session could not log in on another server without the password, "" if it could or if it is not followed
     char why_no_ticket[32];
+    // How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
+    char state_way[16];
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

@@ -1,14 +1,13 @@
 //! Names of settings, as a text has them behind the words that set them.
 
 use super::words::is_part;
+use std::borrow::Cow;
 
 /// What stands behind such a word.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Name<'a> {
     /// This, of any kind of setting; or something that is no name.
-    Is(&'a [u8]),
-    /// The same, of parts.
-    Made(Vec<u8>),
+    Is(Cow<'a, [u8]>),
     /// A parameter of the statement.
     Parameter,
     /// It cannot be told.
@@ -76,7 +75,7 @@ pub(super) fn set(rest: &[u8]) -> Name<'_> {
         if unquoted && scope.iter().any(|it| it.eq_ignore_ascii_case(&name)) {
             continue;
         }
-        return Name::Made(name);
+        return Name::Is(name.into());
     }
 }
 
@@ -96,7 +95,7 @@ pub(super) fn called(rest: &[u8]) -> Name<'_> {
             if !name.iter().all(plain) {
                 return Name::Unclear;
             }
-            (Name::Is(name), &rest[1..])
+            (Name::Is(name.into()), &rest[1..])
         }
         Some(b'$') => {
             let digits = rest[1..].iter().take_while(|byte| byte.is_ascii_digit());

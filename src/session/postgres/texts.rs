@@ -176,7 +176,7 @@ impl Texts {
                 b"set_config" => self.takes(custom::called(rest)),
                 b"current_setting" => {
                     if let Name::Is(name) = custom::called(rest) {
-                        self.names(name);
+                        self.names(&name);
                     }
                 }
                 b"u" if rest.starts_with(b"&\"") => self.doubts(Reason::DynamicSql, "U&"),
@@ -210,11 +210,7 @@ impl Texts {
 
     fn takes(&mut self, name: Name<'_>) {
         match name {
-            Name::Is(name) if custom::is_hidden(name) => {
-                self.doubts(Reason::Unreadable, &String::from_utf8_lossy(name));
-            }
-            Name::Is(name) => self.names(name),
-            Name::Made(name) => self.names(&name),
+            Name::Is(name) => self.named(&name),
             Name::Parameter => self.by_parameter = true,
             Name::Unclear => self.doubts(Reason::DynamicSql, "the name of a setting"),
         }
@@ -226,10 +222,15 @@ impl Texts {
             return self.doubts(Reason::NotUnderstood, "Bind");
         };
         for value in values {
-            match custom::is_hidden(value) {
-                true => self.doubts(Reason::Unreadable, &String::from_utf8_lossy(value)),
-                false => self.names(value),
-            }
+            self.named(value);
+        }
+    }
+
+    /// A setting that is set, perhaps.
+    fn named(&mut self, name: &[u8]) {
+        match custom::is_hidden(name) {
+            true => self.doubts(Reason::Unreadable, &String::from_utf8_lossy(name)),
+            false => self.names(name),
         }
     }
 

@@ -52,6 +52,8 @@ SELECT 'function' AS kind, j.name, j.library AS value,
             WHERE d.refclassid OPERATOR(pg_catalog.=) CAST(1255 AS pg_catalog.oid) AND d.refobjid OPERATOR(pg_catalog.=) j.oid) THEN 'used'
         WHEN pg_catalog.strpos((SELECT s.source FROM sources AS s), pg_catalog.lower(CAST(j.proname AS pg_catalog.text)))
             OPERATOR(pg_catalog.>) 0 THEN 'used'
+        -- There it has two.
+        WHEN pg_catalog.strpos(CAST(j.proname AS pg_catalog.text), '"') OPERATOR(pg_catalog.>) 0 THEN 'used'
         ELSE 'named' END AS source,
     NULL AS types
 FROM judged AS j
