@@ -154,6 +154,7 @@ fn a_session_that_may_have_set_something_unseen_is_told_why() {
                 "",
             ),
             ("set cursor_tuple_fraction = 0.123456789;", "unreadable", ""),
+            ("set tcp_keepalives_idle = 77;", "unreadable", ""),
             ("do $$ begin set app.x = '1'; end $$;", "do_block", ""),
             // It fails, and leaves an empty one.
             (

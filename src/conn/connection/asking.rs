@@ -8,6 +8,7 @@
 
 use super::session::{Asked, Known, State, Theirs};
 use super::*;
+use crate::conn::suspects;
 use crate::log;
 use crate::session::postgres::{Answer, Ours, Question, Reason, Snapshot, Step, Way};
 use crate::via::channel::Come;
@@ -292,6 +293,10 @@ impl Conn {
                 None
             }
             Ok(Answer::Catalog(suspects)) => {
+                if let (Some(identity), Some(it)) = (&state.identity, state.observer.fingerprint())
+                {
+                    suspects::learned(identity.system, it, &suspects);
+                }
                 state.observer.suspects(suspects);
                 None
             }
@@ -362,7 +367,14 @@ impl State {
 
     /// Whether something else has to be asked first, at this very point.
     fn lacks(&mut self, snapshot: &Snapshot, policy: &Policy) -> bool {
-        let next = self.observer.lacks(snapshot, policy);
+        let mut next = self.observer.lacks(snapshot, policy);
+        if next == Some(Question::Catalog)
+            && let (Some(identity), Some(it)) = (&self.identity, self.observer.fingerprint())
+            && let Some(known) = suspects::known(identity.system, &it)
+        {
+            self.observer.suspects(known);
+            next = self.observer.lacks(snapshot, policy);
+        }
         self.next = next.map(|next| ((self.sent, self.received), next));
         self.next.is_some()
     }

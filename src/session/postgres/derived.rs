@@ -2,7 +2,7 @@
 
 use super::message::columns;
 use super::texts::Suspect;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 /// See the files: one answers as the extension does, the other tells what could set something unseen.
 pub(super) static STATE: LazyLock<String> =
@@ -39,7 +39,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Of DataRows. `None`: they are not understood.
-pub(super) fn suspects(rows: &[&[u8]]) -> Option<Vec<Suspect>> {
+pub(super) fn suspects(rows: &[&[u8]]) -> Option<Arc<[Suspect]>> {
     let suspects = rows.iter().map(|row| {
         let columns = columns(row)?;
         let [Some(b"function"), Some(name), library, Some(source), None] = columns[..] else {

@@ -38,11 +38,12 @@ pub use question::{Answer, Question};
 pub use reason::Reason;
 pub use record::Record;
 pub use snapshot::{Snapshot, Written};
-pub use texts::Suspect;
+pub use texts::{Fingerprint, Suspect};
 
 use backend::Backend;
 use frontend::{Frontend, Packet};
 use queue::{CopyIn, Queue};
+use std::sync::Arc;
 
 /// What the last ReadyForQuery said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -286,8 +287,13 @@ impl Observer {
     }
 
     /// The server's answer to [`Question::Catalog`].
-    pub fn suspects(&mut self, suspects: Vec<Suspect>) {
+    pub fn suspects(&mut self, suspects: Arc<[Suspect]>) {
         self.record.texts.suspects(suspects);
+    }
+
+    /// What the same answer is to in another session.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.record.texts.fingerprint()
     }
 
     /// The server is this one: how it is found out what the session has become; `None`: not at all.

@@ -7,6 +7,7 @@ use super::derived::{self, BETWEEN, CATALOG, SETS, UPDATE};
 use super::message::{Messages, Writer, error};
 use super::texts::Suspect;
 use super::{Identity, Snapshot};
+use std::sync::Arc;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ pub enum Answer {
     /// To [`Question::State`] and [`Question::Derived`].
     State(Snapshot),
     /// To [`Question::Catalog`].
-    Catalog(Vec<Suspect>),
+    Catalog(Arc<[Suspect]>),
 }
 
 /// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with

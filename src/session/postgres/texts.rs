@@ -9,6 +9,7 @@ use super::message::bound;
 use super::snapshot::Kind;
 use super::words::{Token, Tokens, Words};
 use super::{Policy, Reason, Snapshot};
+use std::sync::Arc;
 
 /// Longest text that is read. Bytes.
 const LONGEST: usize = 262_144;
@@ -59,6 +60,9 @@ pub struct Suspect {
     pub used: bool,
 }
 
+/// Stands for all of them that a database has: of what may set something, and of what may call it.
+pub type Fingerprint = [Box<[u8]>; 2];
+
 /// Why nobody knows what was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Doubt {
@@ -73,7 +77,7 @@ struct Catalog {
     objects: Box<[u8]>,
     users: Box<[u8]>,
     /// `None`: it is to be asked for.
-    suspects: Option<Vec<Suspect>>,
+    suspects: Option<Arc<[Suspect]>>,
 }
 
 /// See the module's text.
@@ -236,8 +240,8 @@ impl Texts {
 
     /// A name of a setting: kept if it is a custom one's.
     fn names(&mut self, name: &[u8]) {
-        let known = |known: &Box<[u8]>| known.eq_ignore_ascii_case(name);
-        if !custom::is_custom(name) || self.names.iter().any(known) {
+        let mut known = self.names.iter();
+        if !custom::is_custom(name) || known.any(|it| it.eq_ignore_ascii_case(name)) {
             return;
         }
         let bytes: usize = self.names.iter().map(|name| name.len()).sum();
@@ -260,8 +264,14 @@ impl Texts {
         seen.chain(configured).collect::<Vec<_>>().join(&b'\n')
     }
 
+    /// The fingerprints of what is to be asked for, or was.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        let catalog = self.catalog.as_ref()?;
+        Some([catalog.objects.clone(), catalog.users.clone()])
+    }
+
     /// What was asked for.
-    pub(super) fn suspects(&mut self, suspects: Vec<Suspect>) {
+    pub(super) fn suspects(&mut self, suspects: Arc<[Suspect]>) {
         if let Some(catalog) = &mut self.catalog {
             catalog.suspects = Some(suspects);
         }

@@ -33,6 +33,7 @@ WITH own AS MATERIALIZED (
             THEN EXISTS (SELECT FROM dynamic AS d WHERE d.prosrc OPERATOR(pg_catalog.=) o.prosrc)
         WHEN o.lanname OPERATOR(pg_catalog.<>) ALL (CAST(ARRAY['sql', 'plpgsql'] AS pg_catalog.name[])) THEN true
         WHEN o.source OPERATOR(pg_catalog.~) $1 THEN true
+        WHEN pg_catalog.strpos(o.source, 'set') OPERATOR(pg_catalog.=) 0 THEN false
         -- Comments may say anything.
         WHEN pg_catalog.strpos(o.source, '--') OPERATOR(pg_catalog.>) 0 OR pg_catalog.strpos(o.source, '/*') OPERATOR(pg_catalog.>) 0
             THEN o.source OPERATOR(pg_catalog.~) '[[:<:]]set[[:>:]]'
@@ -42,8 +43,9 @@ WITH own AS MATERIALIZED (
     SELECT pg_catalog.string_agg(o.source, ' ') AS source FROM own AS o
     WHERE o.prolang OPERATOR(pg_catalog.<>) ALL (CAST(ARRAY[12, 13] AS pg_catalog.oid[]))
 ), tree AS (
-    SELECT pg_catalog.concat('funcid (2078|2924|2927|2930|3684|3685|3689|3690|2172|6006) |:relid ',
-        CAST(CAST('pg_catalog.pg_settings' AS pg_catalog.regclass) AS pg_catalog.oid), ' ') AS pattern
+    -- As expressions have them.
+    SELECT pg_catalog.concat('funcid (', pg_catalog.string_agg(CAST(d.oid AS pg_catalog.text), '|'), ') |:relid ',
+        CAST(CAST('pg_catalog.pg_settings' AS pg_catalog.regclass) AS pg_catalog.oid), ' ') AS pattern FROM dynamic AS d
 )
 -- Used: something else than a statement's text may call it.
 SELECT 'function' AS kind, j.name, j.library AS value,

@@ -2,7 +2,8 @@
 -- $1: names of custom settings, one a line; $2: the name of this statement; $3: what is between the words of a statement.
 -- Every name and operator is qualified, and there is no backslash: neither search_path nor standard_conforming_strings matters.
 WITH setting AS MATERIALIZED (
-    SELECT s.name, s.setting, s.vartype, s.source
+    SELECT s.name, s.setting, s.vartype, s.source, s.name OPERATOR(pg_catalog.=) ANY (
+        ARRAY['tcp_keepalives_idle', 'tcp_keepalives_interval', 'tcp_keepalives_count', 'tcp_user_timeout']) AS of_connection
     FROM pg_catalog.pg_show_all_settings() AS s
     WHERE s.context OPERATOR(pg_catalog.=) ANY (ARRAY['user', 'superuser', 'backend', 'superuser-backend'])
       AND s.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable'])
@@ -67,12 +68,14 @@ SELECT 'role', NULL,
     CASE WHEN pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' THEN '{0}'
         ELSE pg_catalog.concat('{', CAST(pg_catalog.to_regrole(pg_catalog.quote_ident(current_user)) AS pg_catalog.oid), '}') END
 UNION ALL
--- Of a fraction the server shows six digits.
+-- Of a fraction the server shows six digits, and of its connection what the system says.
 SELECT 'setting', s.name,
-    CASE WHEN s.vartype OPERATOR(pg_catalog.=) 'real' AND s.source OPERATOR(pg_catalog.=) 'session' THEN NULL ELSE s.setting END,
+    CASE WHEN s.source OPERATOR(pg_catalog.=) 'session' AND (s.vartype OPERATOR(pg_catalog.=) 'real' OR s.of_connection) THEN NULL
+        ELSE s.setting END,
     CASE WHEN s.vartype OPERATOR(pg_catalog.=) 'real' AND s.source OPERATOR(pg_catalog.<>) ALL (ARRAY['session', 'default'])
         THEN 'rounded' ELSE s.source END, NULL
 FROM setting AS s
+WHERE NOT s.of_connection OR s.source OPERATOR(pg_catalog.=) 'session'
 UNION ALL
 SELECT 'setting', c.name, c.value, 'session', NULL
 FROM (SELECT c.name, pg_catalog.current_setting(c.name, true) AS value FROM custom AS c) AS c
@@ -127,6 +130,7 @@ SELECT 'written',
 WHERE NOT pg_catalog.pg_is_in_recovery()
 UNION ALL
 SELECT 'catalog', pg_catalog.md5(pg_catalog.concat(
+        (SELECT x.oid FROM pg_catalog.pg_database AS x WHERE x.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()), ';',
         (SELECT pg_catalog.string_agg(pg_catalog.concat(x.oid, ' ', x.xmin), ',' ORDER BY x.oid) FROM pg_catalog.pg_proc AS x
             WHERE x.oid OPERATOR(pg_catalog.>=) CAST(16384 AS pg_catalog.oid)), ';',
         (SELECT pg_catalog.string_agg(pg_catalog.concat(x.oid, ' ', x.xmin), ',' ORDER BY x.oid) FROM pg_catalog.pg_operator AS x

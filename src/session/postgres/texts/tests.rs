@@ -306,7 +306,7 @@ fn seen(
     policy: &Policy,
 ) -> Option<Reason> {
     if texts.lacks_suspects(state) {
-        texts.suspects(suspects.to_vec());
+        texts.suspects(suspects.into());
         assert!(!texts.lacks_suspects(state));
     }
     texts.seen(state, policy)
