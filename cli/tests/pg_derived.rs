@@ -223,6 +223,133 @@ fn a_session_that_may_have_set_something_unseen_is_told_why() {
     assert_eq!(psql.debug.movable(), "function");
 }
 
+/// Each sets `app.x` where no text of the session says so.
+const HIDDEN: &[(&str, &str)] = &[
+    (
+        "create function s.f() returns text language sql as $$ select set_config('app.x', '1', false) $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.f() returns text begin atomic select set_config('app.x', '1', false); end",
+        "select s.f();",
+    ),
+    (
+        "create function s.f() returns int language plpgsql as $$ begin set app.x = '1'; return 1; end $$",
+        "select s.f();",
+    ),
+    (
+        "create table s.t (id int); insert into s.t values (1); \
+         create function s.f() returns int language plpgsql as $$ declare r record; begin \
+         for r in select * from s.t for update nowait loop set app.x = '1'; end loop; return 1; end $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.f() returns int language plpgsql as $$ begin \
+         -- update\n /* t */ set app.x = '1'; return 1; end $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.f() returns int language plpgsql as $$ begin \
+         execute 's' || 'et app.x = 1'; return 1; end $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.g() returns text language sql as $$ select set_config('app.x', '1', false) $$; \
+         create function s.f() returns text language plpgsql as $$ begin return s.\"g\"(); end $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.f(a int, b int) returns text language sql as $$ select set_config('app.x', '1', false) $$; \
+         create operator s.%% (leftarg = int, rightarg = int, function = s.f)",
+        "select 1 operator(s.%%) 2;",
+    ),
+    (
+        "create function s.f(a text, b text) returns text language sql as $$ select set_config('app.x', '1', false) $$; \
+         create aggregate s.a (text) (sfunc = s.f, stype = text)",
+        "select s.a('x');",
+    ),
+    (
+        "create aggregate s.a (text, bool) (sfunc = set_config, stype = text, initcond = 'app.x')",
+        "select s.a('1', false);",
+    ),
+    (
+        "create function s.f() returns trigger language plpgsql as \
+         $$ begin perform set_config('app.x', '1', false); return new; end $$; create table s.t (id int); \
+         create trigger g before insert on s.t for each row execute function s.f()",
+        "insert into s.t values (1);",
+    ),
+    (
+        "create table s.t (id int, x text default set_config('app.x', '1', false))",
+        "insert into s.t values (1);",
+    ),
+    (
+        "create view s.v as select set_config('app.x', '1', false)",
+        "select * from s.v;",
+    ),
+    (
+        "create table s.t (id int); \
+         create rule r as on insert to s.t do also select set_config('app.x', '1', false)",
+        "insert into s.t values (1);",
+    ),
+    (
+        "create table s.t (id int); insert into s.t values (1); alter table s.t enable row level security; \
+         alter table s.t force row level security; \
+         create policy p on s.t using (set_config('app.x', '1', false) is not null)",
+        "select * from s.t;",
+    ),
+    (
+        "create domain s.d as int check (set_config('app.x', '1', false) is not null)",
+        "select 1::s.d;",
+    ),
+    (
+        "create view s.v as select * from pg_settings",
+        "update s.v set setting = '100' where name = 'work_mem';",
+    ),
+    (
+        "create procedure s.p() language plpgsql as $$ begin perform set_config('app.x', '1', false); commit; end $$",
+        "call s.p();",
+    ),
+    (
+        "create function s.\"odd \"\"name\"() returns text language sql as $$ select set_config('app.x', '1', false) $$; \
+         create function s.f() returns text language sql as 'select s.\"odd \"\"name\"()'",
+        "select s.f();",
+    ),
+    (
+        "create function s.\"Gro\u{df}\"() returns text language sql as $$ select set_config('app.x', '1', false) $$",
+        "select s.\"Gro\u{df}\"();",
+    ),
+    (
+        "create operator s.~> (leftarg = tsquery, rightarg = text, function = ts_rewrite)",
+        "select 'a'::tsquery operator(s.~>) \
+         ('select ''a''::tsquery, plainto_tsquery(set_con' || 'fig(''app.x'', ''1'', false))');",
+    ),
+];
+
+#[test]
+fn whatever_sets_something_behind_a_statement_is_found_out() {
+    let Some(movable) = Movable::without_extension("postgres-shared", 169, "") else {
+        return;
+    };
+    let lab = &movable.lab;
+    for (setup, statement) in HIDDEN {
+        lab.sql(&format!("create schema s; {setup}"));
+        let mut psql = Psql::start(lab);
+        psql.ask(statement);
+        assert_eq!(psql.errors(), "", "{statement}");
+        assert_eq!(
+            psql.debug.movable(),
+            "function",
+            "{setup}: {}",
+            psql.debug.text()
+        );
+        lab.sql("drop schema s cascade");
+    }
+    // It was there.
+    let mut psql = Psql::start(lab);
+    psql.ask("select 1;");
+    assert_eq!(psql.debug.movable(), "yes");
+}
+
 #[test]
 fn functions_that_are_trusted_and_names_that_are_configured_are_known() {
     let settings = "trusted_functions = [\"public.settles\"]\ncustom_settings = [\"app.hidden\"]";
