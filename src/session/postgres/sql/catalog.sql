@@ -4,7 +4,7 @@
 WITH own AS MATERIALIZED (
     SELECT p.oid, p.proname, p.prosrc, pg_catalog.concat(n.nspname, '.', p.proname) AS name, p.prolang, l.lanname, p.probin, p.prokind, p.prorettype,
         p.proconfig, p.proargdefaults, p.prosqlbody,
-        pg_catalog.lower(pg_catalog.concat(p.prosrc, ' ', pg_catalog.pg_get_function_sqlbody(p.oid))) AS source
+        pg_catalog.lower(pg_catalog.concat(p.prosrc, ' ', pg_catalog.pg_get_function_sqlbody(p.oid)) COLLATE pg_catalog."C") AS source
     FROM pg_catalog.pg_proc AS p
     JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) p.pronamespace
     JOIN pg_catalog.pg_language AS l ON l.oid OPERATOR(pg_catalog.=) p.prolang
@@ -52,7 +52,7 @@ SELECT 'function' AS kind, j.name, j.library AS value,
     CASE WHEN j.prorettype OPERATOR(pg_catalog.=) ANY (CAST(ARRAY[2279, 3838] AS pg_catalog.oid[])) THEN 'used'
         WHEN EXISTS (SELECT FROM pg_catalog.pg_depend AS d
             WHERE d.refclassid OPERATOR(pg_catalog.=) CAST(1255 AS pg_catalog.oid) AND d.refobjid OPERATOR(pg_catalog.=) j.oid) THEN 'used'
-        WHEN pg_catalog.strpos((SELECT s.source FROM sources AS s), pg_catalog.lower(CAST(j.proname AS pg_catalog.text)))
+        WHEN pg_catalog.strpos((SELECT s.source FROM sources AS s), pg_catalog.lower(CAST(j.proname AS pg_catalog.text) COLLATE pg_catalog."C"))
             OPERATOR(pg_catalog.>) 0 THEN 'used'
         -- There it has two.
         WHEN pg_catalog.strpos(CAST(j.proname AS pg_catalog.text), '"') OPERATOR(pg_catalog.>) 0 THEN 'used'

@@ -8,15 +8,17 @@ WITH setting AS MATERIALIZED (
     WHERE s.context OPERATOR(pg_catalog.=) ANY (ARRAY['user', 'superuser', 'backend', 'superuser-backend'])
       AND s.name OPERATOR(pg_catalog.<>) ALL (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable'])
 ), custom AS MATERIALIZED (
-    SELECT DISTINCT ON (pg_catalog.lower(c.name)) c.name
+    -- In one spelling, as whoever looks them up does not care.
+    SELECT DISTINCT c.name
     FROM (
-        SELECT n.name FROM pg_catalog.unnest(pg_catalog.string_to_array($1, pg_catalog.chr(10))) AS n(name)
+        SELECT pg_catalog.lower(n.name COLLATE pg_catalog."C")
+        FROM pg_catalog.unnest(pg_catalog.string_to_array($1, pg_catalog.chr(10))) AS n(name)
         UNION ALL
-        SELECT pg_catalog.split_part(d.one, '=', 1)
+        SELECT pg_catalog.lower(pg_catalog.split_part(d.one, '=', 1) COLLATE pg_catalog."C")
         FROM pg_catalog.pg_db_role_setting AS r, LATERAL pg_catalog.unnest(r.setconfig) AS d(one)
-    ) AS c
+    ) AS c(name)
     WHERE pg_catalog.strpos(c.name, '.') OPERATOR(pg_catalog.>) 0
-      AND pg_catalog.lower(c.name) OPERATOR(pg_catalog.<>) ALL (SELECT pg_catalog.lower(s.name) FROM setting AS s)
+      AND c.name OPERATOR(pg_catalog.<>) ALL (SELECT pg_catalog.lower(s.name COLLATE pg_catalog."C") FROM setting AS s)
 ), path AS MATERIALIZED (
     SELECT n.oid FROM pg_catalog.pg_namespace AS n
     WHERE n.nspname OPERATOR(pg_catalog.=) ANY (pg_catalog.current_schemas(true))
