@@ -216,6 +216,20 @@ fn a_session_that_may_have_set_something_unseen_is_told_why() {
         psql.ask("select calls();");
         assert_eq!(psql.debug.movable(), "yes", "{}", psql.debug.text());
     }
+    // What a function was when it was called is not known once it is changed; to a session that ran nothing it is all the same.
+    let (mut idle, mut busy) = (Psql::start(lab), Psql::start(lab));
+    for psql in [&mut idle, &mut busy] {
+        psql.ask("prepare q as select calls();");
+        assert_eq!(psql.debug.movable(), "yes");
+    }
+    busy.ask("execute q;");
+    assert_eq!(busy.debug.movable(), "yes");
+    lab.sql("create or replace function calls() returns void language plpgsql as 'begin end'");
+    busy.ask("execute q;");
+    assert_eq!(busy.debug.movable(), "objects_changed");
+    let lost = movable.lose();
+    assert_eq!(idle.ask("execute q;"), [""], "{}", idle.errors());
+    movable.bring_back(lost);
     // Where something else than a text may call it, it is.
     lab.sql("alter table t add column x text default hidden()::text");
     let mut psql = Psql::start(lab);

@@ -90,7 +90,7 @@ pub(super) struct Texts {
     doubt: Option<Doubt>,
     /// The name of what `set_config` sets is a parameter.
     by_parameter: bool,
-    /// A text has been read, ever, and since the last answer.
+    /// Something was run, perhaps, ever, and since the last answer.
     any: bool,
     since: bool,
     /// The part of a message that has come.
@@ -111,6 +111,9 @@ impl Texts {
     /// Part of the body of a client's message; `last`: its end.
     pub(super) fn body(&mut self, kind: u8, bytes: &[u8], last: bool) {
         let reads = matches!(kind, b'Q' | b'P' | b'F') || (kind == b'B' && self.by_parameter);
+        let runs = matches!(kind, b'Q' | b'P' | b'B' | b'E' | b'F');
+        self.any |= runs;
+        self.since |= runs;
         if self.off || !reads {
             return;
         }
@@ -131,7 +134,6 @@ impl Texts {
     }
 
     fn asked(&mut self, kind: u8, body: &[u8]) {
-        (self.any, self.since) = (true, true);
         match kind {
             b'B' => self.bound(body),
             b'F' => {

@@ -319,3 +319,102 @@ fn a_server_that_lacks_a_commit_of_the_session_is_refused() {
     assert_eq!(written, Some((b"3"[..].into(), b"0/15D68A8"[..].into())));
     assert_eq!(snapshot("").written(), None);
 }
+
+/// Where the catalogs tell the state, prepared statements are described besides.
+#[test]
+fn a_session_is_made_again_as_the_catalogs_tell_it() {
+    const ROWS: &str = "setting|app.tenant|42|session|-\nprepared|q|select $1|protocol|{23}\n\
+        result|q|-|undescribed|{4711}\nprepared|a|select 1|protocol|{}\nresult|a|-|undescribed|{}\n\
+        written|2|0/16|-|-\ncatalog|one|other|-|-";
+    let fresh = || {
+        state(&format!(
+            "{FRESH}\nwritten|2|0/15|-|-\ncatalog|one|other|-|-"
+        ))
+    };
+    let told = |columns: &[&[u8]]| {
+        let mut answer = state(&format!("{FRESH}\n{ROWS}"));
+        answer.truncate(answer.len() - ready().len());
+        for columns in columns {
+            answer.extend_from_slice(&message(b't', &[0; 2]));
+            answer.extend_from_slice(columns);
+        }
+        answer.extend_from_slice(&ready());
+        answer
+    };
+    let (rows, none) = (message(b'T', b"\0\x01a\0"), message(b'n', b""));
+    let question = |prepared: &[&str]| Question::Derived {
+        custom: b"app.tenant".to_vec(),
+        prepared: prepared.iter().map(|name| name.as_bytes().into()).collect(),
+    };
+    let read = |answer: &[u8]| match question(&[]).read(SEED, answer) {
+        Ok(Answer::State(state)) => state,
+        other => panic!("{other:?}"),
+    };
+    let then = read(&told(&[&none, &rows]));
+    assert!(!then.is_undescribed() && read(&told(&[])).is_undescribed());
+    assert_eq!(then.prepared(), [b"a"[..].into(), b"q"[..].into()]);
+    for odd in [&[&rows[..]][..], &[&rows, &rows, &rows]] {
+        assert!(question(&[]).read(SEED, &told(odd)).is_err());
+    }
+    let mut observer = session();
+    assert_eq!(
+        observer.lacks(&read(&told(&[])), &Policy::default()),
+        Some(Question::Catalog)
+    );
+    observer.suspects([].into());
+    let next = observer.lacks(&read(&told(&[])), &Policy::default());
+    assert!(matches!(next, Some(Question::Derived { prepared, .. }) if prepared.len() == 2));
+    assert_eq!(observer.lacks(&then, &Policy::default()), None);
+    assert_eq!(observer.learned(&then, &Policy::default()), None);
+
+    let plan = || Plan {
+        state: then.clone(),
+        written: then.written(),
+        custom: Some(b"app.tenant".to_vec()),
+        ..plan(false)
+    };
+    let script = |columns: &[&[u8]]| {
+        let identity = answer_rows(&[row(&["7", "00000001", "f"])]);
+        let holds = answer_rows(&[row(&["t"])]);
+        let ran = [message(b'1', b""), ready()].concat();
+        vec![
+            script(false).remove(0),
+            [identity, holds, fresh()].concat(),
+            [ran, told(columns)].concat(),
+        ]
+    };
+    let mut plan = plan();
+    plan.identity.tells_state = false;
+    let (end, sent) = play(plan.clone(), &script(&[&none, &rows]), 7);
+    let Progress::Done(moved) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(moved.written, then.written());
+    let asked: Vec<_> = sent
+        .iter()
+        .map(|bytes| String::from_utf8_lossy(bytes))
+        .collect();
+    assert!(asked[1].contains("pg_last_wal_replay_lsn") && asked[1].contains("app.tenant"));
+    assert!(!asked[1].contains("vianet.holds") && !asked[1].contains("session_state(true)"));
+    let (a, q) = (
+        asked[2].rfind("Sa\0").unwrap(),
+        asked[2].rfind("Sq\0").unwrap(),
+    );
+    assert!(asked[2].rfind("app.tenant").unwrap() < a && a < q);
+    let other = message(b'T', b"\0\x01b\0");
+    for columns in [&[&none[..], &other][..], &[&rows, &rows], &[]] {
+        let (end, _) = play(plan.clone(), &script(columns), 100_000);
+        let differs = matches!(end, Progress::Refused(Reason::StateDiffers, _));
+        assert!(differs, "{columns:?}: {end:?}");
+    }
+}
+
+/// A fraction that is not the session's own is compared, and never set: the server shows six digits of it.
+#[test]
+fn what_is_rounded_is_not_restored() {
+    let with = |value: &str| snapshot(&format!("setting|random_page_cost|{value}|rounded|-"));
+    let steps = crate::session::postgres::restore::plan(&with("1.1"), &with("1.2")).len();
+    assert_eq!(steps, 0);
+    assert!(compare::difference(&with("1.1"), &with("1.2")).is_some());
+    assert!(compare::difference(&with("1.1"), &with("1.1")).is_none());
+}
