@@ -9,6 +9,7 @@ mod moved;
 mod numbers;
 mod quiet;
 mod session;
+mod standing_in;
 mod turns;
 
 use super::control::Control;

@@ -234,7 +234,8 @@ impl Driver {
             || self.last_words.is_some()
             || self.resume_owed.is_some()
             || self.reads_owed
-            || self.back_owed;
+            || self.back_owed
+            || self.conn.followed.owes();
         let owed = owed.then(|| super::now() + OWED_TICK);
         let ticket = self.ticket_due();
         let session = self.session_due();

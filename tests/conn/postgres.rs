@@ -4,6 +4,8 @@ use super::*;
 
 #[path = "postgres/others.rs"]
 mod others;
+#[path = "postgres/promise.rs"]
+mod promise;
 #[path = "postgres/questions.rs"]
 mod questions;
 #[path = "postgres/shared.rs"]

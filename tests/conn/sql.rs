@@ -1,4 +1,4 @@
-//! A PostgreSQL server of a few hundred bytes: it logs everybody in, runs nothing, and answers questions about the session.
+//! A small PostgreSQL server: it logs everybody in, runs nothing, knows of transaction blocks, and answers questions about the session.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -11,6 +11,10 @@ use vianet::via::channel::{Channel, Received, Wait};
 pub struct Sql {
     /// Simple queries.
     pub ran: Mutex<Vec<String>>,
+    /// Statements that were ignored in an aborted block.
+    pub ignored: Mutex<Vec<String>>,
+    /// Something in its database can do what a rollback does not undo.
+    pub lasting: AtomicBool,
     /// Settings that were made by `set_config`.
     pub made: Mutex<Vec<String>>,
     /// Logins.
@@ -23,6 +27,8 @@ pub struct Sql {
     pub said: AtomicU32,
     /// Then only its channels break.
     pub only_breaks: AtomicBool,
+    /// It hears nothing any more.
+    pub deaf: AtomicBool,
     /// It does not answer questions for now.
     pub held: AtomicBool,
     /// What comes between the first two messages of an answer.
@@ -40,11 +46,14 @@ impl Default for Sql {
         Self {
             ran: Mutex::default(),
             made: Mutex::default(),
+            ignored: Mutex::default(),
+            lasting: AtomicBool::new(false),
             logins: AtomicU32::new(0),
             asked: AtomicU32::new(0),
             left: AtomicI64::new(i64::MAX),
             said: AtomicU32::new(0),
             only_breaks: AtomicBool::new(false),
+            deaf: AtomicBool::new(false),
             held: AtomicBool::new(false),
             between: Mutex::default(),
             canceled: Mutex::default(),
@@ -124,30 +133,58 @@ struct Session<'a> {
     settings: BTreeMap<String, String>,
     /// What it has said to a request that has not ended.
     out: Vec<Vec<u8>>,
-    /// The statement that was parsed last, and the parameters that were bound to it.
+    statements: BTreeMap<String, String>,
+    /// The statement and the parameters that were bound last.
     text: String,
     bound: Vec<String>,
+    /// As ReadyForQuery says it.
+    block: u8,
+    /// Everything is skipped to the next Sync.
+    skipping: bool,
 }
 
 impl Session<'_> {
     fn hear(&mut self, kind: u8, body: &[u8]) -> Option<Vec<u8>> {
+        if self.sql.deaf.load(Ordering::SeqCst) {
+            return None;
+        }
         let words = || body.split(|byte| *byte == 0).map(String::from_utf8_lossy);
         match kind {
             b'Q' => {
                 let text = words().next().unwrap_or_default().into_owned();
-                if let Some((name, value)) =
-                    text.strip_prefix("set ").and_then(|t| t.split_once('='))
-                {
-                    self.settings.insert(name.to_owned(), value.to_owned());
-                }
-                self.sql.ran.lock().unwrap().push(text);
-                return Some(answer());
+                let said = self.statement(&text);
+                self.skipping = false;
+                return Some([said, message(b'Z', &[self.block])].concat());
             }
+            b'S' => {
+                self.skipping = false;
+                self.out.push(message(b'Z', &[self.block]));
+                let between = self.sql.between.lock().unwrap().clone();
+                self.out.insert(1, between);
+                return Some(std::mem::take(&mut self.out).concat());
+            }
+            _ if self.skipping => {}
             b'P' => {
-                self.text = words().nth(1).unwrap_or_default().into_owned();
+                let (name, text) = (words().next()?, words().nth(1)?);
+                if text.starts_with("vianet:") {
+                    let said = self.fails("42601");
+                    self.out.push(said);
+                    return None;
+                }
+                let ends = ["commit", "rollback"].contains(&&*text);
+                if self.block == b'E' && !ends {
+                    self.sql.ignored.lock().unwrap().push(text.into_owned());
+                    let said = self.fails("25P02");
+                    self.out.push(said);
+                    return None;
+                }
+                self.statements.insert(name.into_owned(), text.into_owned());
                 self.out.push(message(b'1', b""));
             }
+            b'D' => self.out.push(message(b'n', b"")),
             b'B' => {
+                let name = words().nth(1)?.into_owned();
+                self.text = self.statements.get(&name).cloned().unwrap_or_default();
                 self.bound = parameters(body).unwrap_or_default();
                 self.out.push(message(b'2', b""));
             }
@@ -156,15 +193,44 @@ impl Session<'_> {
                 self.out.push(said);
             }
             b'C' => self.out.push(message(b'3', b"")),
-            b'S' => {
-                self.out.push(message(b'Z', b"I"));
-                let between = self.sql.between.lock().unwrap().clone();
-                self.out.insert(1, between);
-                return Some(std::mem::take(&mut self.out).concat());
-            }
             _ => {}
         }
         None
+    }
+
+    /// A statement of the application's.
+    fn statement(&mut self, text: &str) -> Vec<u8> {
+        let tag = |tag: &str| message(b'C', format!("{tag}\0").as_bytes());
+        if self.block == b'E' && !["commit", "rollback"].contains(&text) {
+            self.sql.ignored.lock().unwrap().push(text.to_owned());
+            return self.fails("25P02");
+        }
+        if let Some((name, value)) = text.strip_prefix("set ").and_then(|t| t.split_once('=')) {
+            self.settings.insert(name.to_owned(), value.to_owned());
+        }
+        self.sql.ran.lock().unwrap().push(text.to_owned());
+        let before = self.block;
+        match text {
+            "begin" => self.block = b'T',
+            "commit" | "rollback" => self.block = b'I',
+            _ => {}
+        }
+        match text {
+            "fail" => self.fails("22012"),
+            "begin" => tag("BEGIN"),
+            "commit" if before == b'T' => tag("COMMIT"),
+            "commit" | "rollback" => tag("ROLLBACK"),
+            _ => tag("SELECT 1"),
+        }
+    }
+
+    fn fails(&mut self, code: &str) -> Vec<u8> {
+        self.skipping = true;
+        if self.block == b'T' {
+            self.block = b'E';
+        }
+        let body = format!("SERROR\0VERROR\0C{code}\0Mno\0\0");
+        message(b'E', body.as_bytes())
     }
 
     fn run(&mut self) -> Vec<u8> {
@@ -186,12 +252,24 @@ impl Session<'_> {
             }));
             return rows(&all);
         }
+        if self.text.contains("pg_get_functiondef") {
+            let lasting = self.sql.lasting.load(Ordering::SeqCst);
+            return rows(&[row(&[Some(if lasting { "t" } else { "f" })])]);
+        }
+        if self.text == "BEGIN" {
+            self.block = b'T';
+            return message(b'C', b"BEGIN\0");
+        }
         if let ([name, value], true) = (&self.bound[..], self.text.contains("set_config")) {
             let made = format!("{name}={value}");
             self.sql.made.lock().unwrap().push(made);
             self.settings.insert(name.clone(), value.clone());
         }
-        rows(&[row(&[Some("it")])])
+        if self.text.contains("set_config") {
+            return rows(&[row(&[Some("it")])]);
+        }
+        let text = self.text.clone();
+        self.statement(&text)
     }
 }
 
@@ -228,8 +306,11 @@ pub fn serve(
         sql,
         settings: BTreeMap::new(),
         out: Vec::new(),
+        statements: BTreeMap::new(),
         text: String::new(),
         bound: Vec::new(),
+        block: b'I',
+        skipping: false,
     };
     let (mut come, mut begun) = (Vec::new(), false);
     let mut say = Vec::new();

@@ -49,9 +49,16 @@ impl Conn {
                 break;
             }
             any = true;
+            let mut written = &buffer[..n];
+            while self.followed.stands_in() && !written.is_empty() {
+                match self.answer_here(&channel, &[IoSlice::new(written)]) {
+                    0 => break,
+                    n => written = &written[n..],
+                }
+            }
             self.asks(&channel);
             // There is room: all of it is accepted, or the channel is broken, which its own way tells.
-            let written = [IoSlice::new(&buffer[..n])];
+            let written = [IoSlice::new(written)];
             let (wait, tap) = (crate::via::channel::Wait::No, self.tap());
             let _ = channel.send_tapped(&written, wait, channel.kicks(), tap);
             self.control.sent.fetch_add(n as u64, Ordering::Relaxed);

@@ -5,8 +5,8 @@ use super::*;
 use crate::config::{OnUnknown, Session};
 use crate::conn::cancels;
 use crate::session::postgres::{
-    self, End, Identity, Lost, Observer, Ours, Policy, Question, Reason, Recognised, Standing,
-    Written,
+    self, Answer, End, Identity, Lost, Observer, Ours, Policy, Question, Reason, Recognised,
+    Snapshot, StandIn, Standing, Written,
 };
 use crate::via::channel::{Come, Taken, Tap};
 
@@ -19,6 +19,10 @@ pub struct Followed {
     /// What the stream is has been seen.
     seen: AtomicBool,
     pub(super) policy: Policy,
+    /// What the application sends is answered here; see `standing_in`.
+    pub(super) stands_in: AtomicBool,
+    /// It was, and the answer is not where a receiver looks for it.
+    pub(super) owes: AtomicBool,
     /// The I/O thread is to be told that it waits until the session is idle; see [`Conn::rest`].
     pub(super) resting: AtomicBool,
     pub(super) state: Lock<State>,
@@ -31,6 +35,12 @@ pub(super) struct State {
     /// Stream offsets up to which the observer has seen the two directions, questions of ours and their answers included.
     pub(super) sent: u64,
     pub(super) received: u64,
+    /// The same when the session was last at rest.
+    pub(super) rested: (u64, u64),
+    /// Who answers what the application sends next.
+    pub(super) stand_in: Option<StandIn>,
+    /// What it has said.
+    pub(super) said: Vec<u8>,
     /// The question under way.
     pub(super) asked: Option<Asked>,
     pub(super) identity: Option<Identity>,
@@ -86,6 +96,8 @@ impl Followed {
             certain: session == Session::Postgres,
             seen: AtomicBool::new(false),
             policy,
+            stands_in: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
             resting: AtomicBool::new(false),
             state: Lock::default(),
         }
@@ -146,16 +158,43 @@ impl State {
         }
     }
 
-    /// Why the session would not move, as far as is known of it.
+    /// Why the session would not go on as if nothing had happened, as far as is known of it.
     pub(super) fn obstacle(&self) -> Option<Reason> {
-        let record = self.observer.record();
-        (self.observer.obstacle())
-            .or(record.obstacle())
+        match self.observer.obstacle() {
+            Some(Reason::Unanswered | Reason::Incomplete) => {
+                self.observer.onward(None, false).err()
+            }
+            other => other,
+        }
+        .or_else(|| self.obstacle_at_rest())
+    }
+
+    /// Why it could not be made again as it was when it was last at rest.
+    pub(super) fn obstacle_at_rest(&self) -> Option<Reason> {
+        (self.observer.obstacle_at_rest())
             .or(self.given_up)
-            .or_else(|| match self.current() {
+            .or_else(|| match self.known_then() {
                 None => Some(Reason::StatePending),
                 Some(known) => known.state.as_ref().err().copied(),
             })
+    }
+
+    /// What it was then.
+    pub(super) fn snapshot_at_rest(&self) -> Option<Snapshot> {
+        let (seed, bytes) = self.known_then()?.state.as_ref().ok()?;
+        match Question::State.read(*seed, bytes) {
+            Ok(Answer::State(snapshot)) => Some(snapshot),
+            _ => None,
+        }
+    }
+
+    fn known_then(&self) -> Option<&Known> {
+        let at = match self.observer.at_safe_point() {
+            true => (self.sent, self.received),
+            false => self.rested,
+        };
+        let known = self.known.as_ref()?;
+        (self.asked.is_none() && known.at == at).then_some(known)
     }
 
     /// What is known of it, if nothing has moved since.
@@ -198,6 +237,9 @@ impl Tap for Conn {
         };
         if state.sent != at {
             state.observer.lose_sight(Reason::Shared);
+        }
+        if state.observer.begins() {
+            state.rested = (state.sent, state.received);
         }
         state.observer.sent(bytes);
         state.sent = at.wrapping_add(bytes.len() as u64);
@@ -321,15 +363,20 @@ impl Conn {
         if (state.sent, state.received) != (sent, received) {
             state.observer.lose_sight(Reason::Shared);
         }
-        self.keep_theirs(&mut state, &mut unread, channel.as_deref());
+        let ours = self.take_back_ours();
+        keep_theirs(&mut state.observer, ours, &mut unread, channel.as_deref());
         let standing = state.observer.standing();
-        let why = refused.or_else(|| state.obstacle());
+        let tell = self.on_unknown() == OnUnknown::Error;
+        let why = refused.or_else(|| {
+            let state_then = state.snapshot_at_rest();
+            let onward = state.observer.onward(state_then.as_ref(), tell);
+            onward.err().or_else(|| state.obstacle_at_rest())
+        });
         let lost = Lost {
             name: &self.name.to_string(),
             node: &node,
             why: why.unwrap_or(Reason::NoServer),
         };
-        let tell = self.on_unknown() == OnUnknown::Error;
         let error = match state.observer.end(lost, tell) {
             End::Reset => Some(error),
             End::Words(words) => {
@@ -338,6 +385,7 @@ impl Conn {
             }
         };
         drop(state);
+        self.hand_over(rx);
         rx.left.extend_from_slice(&unread);
         if let Some(channel) = &channel {
             channel.shut_reads();
@@ -347,29 +395,6 @@ impl Conn {
         self.lose(error.clone());
         self.ring_for(rx);
         Ok((error, standing))
-    }
-
-    /// Of the last bytes of a channel, keeps what the application may have: whole messages that answer nothing of ours. The
-    /// observer takes them as received.
-    pub(super) fn keep_theirs(
-        &self,
-        state: &mut State,
-        unread: &mut Vec<u8>,
-        channel: Option<&Channel>,
-    ) {
-        self.take_back_ours().remove_from(unread);
-        let ring = channel.map_or(0, |channel| channel.rx.size());
-        let large = postgres::LARGE.min(ring / 2);
-        let all = |skip: usize, out: &mut [u8]| {
-            let rest = unread.get(skip..).unwrap_or_default();
-            let n = rest.len().min(out.len());
-            out[..n].copy_from_slice(&rest[..n]);
-            n
-        };
-        // Part of a message that the application has nothing of is dropped.
-        let release = (state.observer).release(unread.len(), unread.len(), large, all);
-        unread.truncate(release.bytes);
-        state.observer.released(unread, &release);
     }
 
     /// A request to cancel that means a session which moved, as its new server knows it.
@@ -383,7 +408,7 @@ impl Conn {
         state.observer.at_beginning().then_some(translated)
     }
 
-    fn on_unknown(&self) -> OnUnknown {
+    pub(super) fn on_unknown(&self) -> OnUnknown {
         self.setting(|server| server.on_unknown, |cluster| cluster.on_unknown)
     }
 
@@ -391,4 +416,27 @@ impl Conn {
     pub(super) fn ours(&self) -> Ours {
         Ours::from_word(self.control.ours.load(Ordering::Acquire))
     }
+}
+
+/// Of the last bytes of a channel, keeps what the application may have: whole messages that answer nothing of ours. The observer
+/// takes them as received.
+pub(super) fn keep_theirs(
+    observer: &mut Observer,
+    mut ours: Ours,
+    unread: &mut Vec<u8>,
+    channel: Option<&Channel>,
+) {
+    ours.remove_from(unread);
+    let ring = channel.map_or(0, |channel| channel.rx.size());
+    let large = postgres::LARGE.min(ring / 2);
+    let all = |skip: usize, out: &mut [u8]| {
+        let rest = unread.get(skip..).unwrap_or_default();
+        let n = rest.len().min(out.len());
+        out[..n].copy_from_slice(&rest[..n]);
+        n
+    };
+    // Part of a message that the application has nothing of is dropped.
+    let release = observer.release(unread.len(), unread.len(), large, all);
+    unread.truncate(release.bytes);
+    observer.released(unread, &release);
 }

@@ -34,13 +34,14 @@ impl Conn {
         if let Some(old) = &old {
             // First: what somebody read out of the bell is not unread.
             old.hold_reads();
-            let mut unread = drain(old);
-            if let (Some(moved), false) = (moved.take(), same_stream) {
-                self.move_session(old, fresh, *moved, &mut unread);
+            self.hand_over(rx);
+            let unread = drain(old);
+            match moved.take().filter(|_| !same_stream) {
+                // What was to be read was put aside with its plan.
+                Some(moved) => self.move_session(old, fresh, *moved, &mut rx.left),
+                None if !same_stream => rx.left.extend_from_slice(&unread),
+                None => {} // the resumption has carried them into the new ring
             }
-            if !same_stream {
-                rx.left.extend_from_slice(&unread);
-            } // else the resumption has carried them into the new ring
             old.retire();
         }
         self.control.held.store(false, Ordering::Release);

@@ -140,6 +140,7 @@ impl Driver {
     /// What the connection's calls were in the way of.
     pub(super) fn catch_up(&mut self, todo: &mut Todo<'_>) {
         self.pay_level();
+        self.conn.hand_over_answers();
         if std::mem::take(&mut self.reads_owed) {
             self.release_reads();
         }

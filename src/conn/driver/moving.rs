@@ -60,8 +60,8 @@ impl Driver {
             )));
         }
         if followed {
-            let plan = self.conn.plan()?;
-            return Some(plan.map(drop).map_err(|reason| not_movable(reason, "")));
+            let judged = self.conn.judge_session()?;
+            return Some(judged.map_err(|reason| not_movable(reason, "")));
         }
         Some(match self.conn.movable() {
             Movable::Yes => Ok(()),

@@ -201,6 +201,14 @@ fn carry(mover: &mut Mover, fresh: &Channel) -> Result<(Progress, bool), Broken>
     let out = mover.output();
     let sent = fresh.put(out)?;
     mover.sent(sent);
+    if mover.only_sends() {
+        let _ = fresh.drive();
+        return Ok(match (mover.finish(), fresh.broken()) {
+            (_, Some(broken)) => return Err(broken),
+            (Some(moved), None) => (Progress::Done(moved), true),
+            (None, None) => (Progress::More, sent > 0),
+        });
+    }
     let come = fresh.get(PIECE)?;
     match come.is_empty() {
         true => Ok((Progress::More, sent > 0)),

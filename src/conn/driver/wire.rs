@@ -30,6 +30,7 @@ impl Driver {
 
     /// Something changed: the channel may be broken, the application may have shut a direction.
     pub fn look(&mut self, todo: &mut Todo<'_>) {
+        self.conn.hand_over_answers();
         self.watch_session(todo);
         if let Some(broken) = self.current.as_ref().and_then(|channel| channel.broken()) {
             self.broke(todo, &broken);

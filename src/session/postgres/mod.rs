@@ -1,8 +1,8 @@
 //! The observer for PostgreSQL's protocol, version 3: what is true of a session at every byte of its two streams.
 //!
 //! Pure: bytes in, verdicts out. It follows headers and the few bodies it needs (startup packet, authentication code,
-//! severity of an error, transaction status) and buffers nothing else, so its memory is bounded whatever comes. What it
-//! does not understand it does not guess at: from then on it is *blind*, and says why.
+//! severity of an error, transaction status); what the application has sent since the session was last at rest is kept, up to a
+//! limit, as far as it is not settled. So its memory is bounded whatever comes. What it does not understand it does not guess at: from then on it is *blind*, and says why.
 //!
 //! Contract: [`Observer::sent`] before the bytes can have an effect (an answer to a request must not be seen before the
 //! request), [`Observer::received`] in the order in which the application gets them. [`Observer::release`] says how many
@@ -15,9 +15,11 @@ mod derived;
 mod frontend;
 mod identity;
 mod last_words;
+mod lasting;
 mod login;
 mod message;
 mod mover;
+mod onward;
 mod ours;
 mod parsing;
 mod question;
@@ -25,7 +27,10 @@ mod queue;
 mod reason;
 mod record;
 mod restore;
+mod since;
 mod snapshot;
+mod stand_in;
+mod text;
 mod texts;
 mod words;
 
@@ -33,16 +38,19 @@ pub use backend::{LARGE, Release};
 pub use identity::{Identity, Way};
 pub use last_words::{End, Lost};
 pub use mover::{Moved, Mover, Plan, Policy, Progress};
+pub use onward::Onward;
 pub use ours::{Ours, Step};
 pub use question::{Answer, Question};
 pub use reason::Reason;
 pub use record::Record;
 pub use snapshot::{Snapshot, Written};
+pub use stand_in::{Heard, StandIn};
 pub use texts::{Fingerprint, Suspect};
 
 use backend::Backend;
 use frontend::{Frontend, Packet};
 use queue::{CopyIn, Queue};
+use since::Since;
 use std::sync::Arc;
 
 /// What the last ReadyForQuery said.
@@ -102,6 +110,9 @@ pub struct Observer {
     /// Not blind, and not movable all the same.
     fixed: Option<Reason>,
     record: Record,
+    since: Since,
+    /// So many bytes of the application were seen.
+    position: u32,
     over: bool,
     /// The server has said so.
     told: bool,
@@ -119,6 +130,12 @@ impl Observer {
 
     /// These bytes of the application are about to enter the channel.
     pub fn sent(&mut self, mut bytes: &[u8]) {
+        if self.transaction.is_some() && self.blind.is_none() && !self.over {
+            if self.begins() {
+                self.since.begin(self.position);
+            }
+            self.since.keep(bytes);
+        }
         while !bytes.is_empty() && self.blind.is_none() {
             if self.over {
                 // Nobody reads what follows Terminate.
@@ -128,7 +145,10 @@ impl Observer {
                 // Bytes behind a request for encryption and before its answer are one protocol or another.
                 return self.lose_sight(Reason::NotUnderstood);
             }
-            match self.front.step(&mut bytes, &mut self.record.texts) {
+            let before = bytes.len();
+            let packet = self.front.step(&mut bytes, &mut self.record.texts);
+            self.position = (self.position).wrapping_add((before - bytes.len()) as u32);
+            match packet {
                 Packet::Incomplete => {}
                 Packet::Broken(reason) => return self.lose_sight(reason),
                 Packet::Encryption => {
@@ -148,7 +168,16 @@ impl Observer {
                     self.push_startup();
                 }
                 Packet::Message { kind, body, whole } => {
-                    self.record.asked(kind, &body, whole);
+                    let was = (self.record.unnamed.take(), self.record.lacks_unnamed);
+                    // A rollback does not undo what happens to statements that have a name.
+                    self.since.lasting |= match (kind, &body[..]) {
+                        (b'P', [name, ..]) | (b'C', [b'S', name, ..]) => *name != 0,
+                        _ => false,
+                    };
+                    match self.record.asked(kind, &body, whole) {
+                        true => _ = self.since.unnamed.get_or_insert(was),
+                        false => self.record.unnamed = was.0,
+                    }
                     self.asked(kind);
                 }
             }
@@ -208,6 +237,16 @@ impl Observer {
         self.blind.get_or_insert(reason);
         // What was kept for the matching is of no use any more.
         self.queue = Queue::default();
+        self.since = Since::default();
+    }
+
+    /// Whether the session is at rest, and what is sent next is the first that is not settled.
+    pub fn begins(&self) -> bool {
+        self.transaction == Some(Transaction::Idle)
+            && self.since.is_empty()
+            && self.queue.is_empty()
+            && !self.front.in_message()
+            && self.back.at_boundary()
     }
 
     /// What the loss of the server would mean now.
@@ -307,9 +346,32 @@ impl Observer {
         Some(way)
     }
 
+    /// Why that could not be begun again.
+    pub fn obstacle_at_rest(&self) -> Option<Reason> {
+        match &self.since.unnamed {
+            None => self.record.obstacle(),
+            Some(_) if self.record.too_large => Some(Reason::TooLarge),
+            Some((_, lacks)) => lacks.then_some(Reason::TooLarge),
+        }
+    }
+
+    /// What it was begun with, as the session was when it was last at rest; `same`: it goes on from there.
+    pub fn record_at_rest(&self, same: bool) -> Record {
+        let mut record = self.record.clone();
+        match (&self.since.unnamed, same) {
+            (_, false) => (record.unnamed, record.lacks_unnamed) = (None, false),
+            (Some(unnamed), true) => (record.unnamed, record.lacks_unnamed) = unnamed.clone(),
+            (None, true) => {}
+        }
+        record
+    }
+
     /// The session goes on on another server, which has told this.
     pub fn moved(&mut self, moved: &Moved) {
         self.record.parameters = moved.parameters.clone();
+        if !matches!(moved.onward, Onward::Same(_)) {
+            self.record.failed();
+        }
     }
 
     fn note(&mut self, kind: u8) {
@@ -334,12 +396,13 @@ impl Observer {
         if only_sync && !matches!(kind, b'd' | b'c' | b'f' | b'H' | b'X' | b'S') {
             return self.lose_sight(Reason::NotUnderstood);
         }
+        let end = self.position;
         let kept = match kind {
-            b'Q' => self.queue.runs_alone(queue::Entry::Query),
-            b'F' => self.queue.runs_alone(queue::Entry::Function),
+            b'Q' => self.queue.runs_alone(queue::Entry::Query { end }),
+            b'F' => self.queue.runs_alone(queue::Entry::Function { end }),
             b'P' | b'B' | b'D' | b'C' => self.queue.extend(false),
             b'E' => self.queue.extend(true),
-            b'S' => self.queue.sync(),
+            b'S' => self.queue.sync(end),
             b'd' => self.queue.copy_data(),
             b'c' | b'f' => self.queue.copy_end(),
             b'H' => true,
@@ -360,12 +423,17 @@ impl Observer {
         let login = self.transaction.is_none();
         match kind {
             // They come at any time.
-            b'S' => self.note(kind),
+            b'S' => {
+                // In a transaction it goes with that.
+                self.since.heard |= self.transaction == Some(Transaction::Idle);
+                self.note(kind);
+            }
             b'N' | b'A' => {}
             b'E' if self.back.is_fatal() => (self.over, self.told) = (true, true),
             b'E' if login => return Err(Reason::NotUnderstood),
             b'E' => {
                 self.record.failed();
+                (self.since.heard, self.since.failed) = (true, true);
                 self.queue.error().ok_or(Reason::NotUnderstood)?;
             }
             b'K' if login => self.note(kind),
@@ -377,13 +445,25 @@ impl Observer {
                     b"E" => Transaction::Failed,
                     _ => return Err(Reason::NotUnderstood),
                 };
-                self.queue.ready().ok_or(Reason::NotUnderstood)?;
+                let end = self.queue.ready().ok_or(Reason::NotUnderstood)?;
                 self.transaction = Some(status);
+                if !login {
+                    self.since.heard = true;
+                    let rest = self.queue.is_empty() && !self.front.in_message();
+                    let inside = status != Transaction::Idle;
+                    self.since.settle(end, inside, rest);
+                }
             }
             b'W' => return Err(Reason::Replication),
             kind => {
-                if kind == b'C' {
-                    self.ran();
+                self.since.heard = true;
+                match kind {
+                    b'C' => {
+                        self.since.tag(self.back.body());
+                        self.ran();
+                    }
+                    b's' | b'V' => self.since.did_something(),
+                    _ => {}
                 }
                 self.queue.reply(kind).ok_or(Reason::NotUnderstood)?;
             }

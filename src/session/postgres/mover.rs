@@ -5,7 +5,10 @@
 use super::login::Login;
 use super::message::{self, Messages, Writer, error};
 use super::question::{self, Answer, Question};
-use super::{Identity, Reason, Record, Snapshot, Written, backend, compare, derived, restore};
+use super::{
+    Identity, Onward, Reason, Record, Snapshot, Written, backend, compare, derived, lasting,
+    restore,
+};
 
 /// Most bytes of an answer.
 const MOST: usize = 4 << 20;
@@ -27,8 +30,12 @@ pub struct Plan {
     pub custom: Option<Vec<u8>>,
     /// What is allowed.
     pub policy: Policy,
+    /// As what it goes on.
+    pub onward: Onward,
 }
 
+/// One that fails, and shows in the server's log.
+const FAILS: &[u8] = b"vianet: the transaction was lost with its server";
 const HOLDS: &str =
     "SELECT vianet.holds(CAST($1 AS pg_catalog.int8), CAST($2 AS pg_catalog.pg_lsn))";
 
@@ -73,6 +80,8 @@ pub struct Moved {
     pub state: (u64, Box<[u8]>),
     /// How far it has written there, at most.
     pub written: Option<Written>,
+    /// As what it goes on. What is sent again was sent.
+    pub onward: Onward,
 }
 
 /// How far it is.
@@ -97,6 +106,11 @@ enum Step {
     Restore,
     Unnamed,
     Check,
+    AskLasting,
+    Begin,
+    Abort,
+    /// Everything is done but what is sent again.
+    Again,
 }
 
 /// See the module's text.
@@ -115,6 +129,11 @@ pub struct Mover {
     after: Record,
     news: Vec<u8>,
     identity: Option<Identity>,
+    /// The last answer to [`Question::State`].
+    known: Box<[u8]>,
+    /// How far it had written by then.
+    wrote: Option<Written>,
+    moved: Option<Box<Moved>>,
 }
 
 impl Mover {
@@ -131,6 +150,9 @@ impl Mover {
             after: Record::default(),
             news: Vec::new(),
             identity: None,
+            known: Box::default(),
+            wrote: None,
+            moved: None,
         }
     }
 
@@ -142,6 +164,17 @@ impl Mover {
     /// So much of it was.
     pub fn sent(&mut self, bytes: usize) {
         self.out.drain(..bytes);
+    }
+
+    /// What comes from now on answers the application.
+    pub fn only_sends(&self) -> bool {
+        self.step == Step::Again
+    }
+
+    /// Whether all is sent, where nothing more is to come.
+    pub fn finish(&mut self) -> Option<Box<Moved>> {
+        let done = self.only_sends() && self.out.is_empty();
+        done.then(|| self.moved.take()).flatten()
     }
 
     /// These bytes came. Not to be called again after anything but [`Progress::More`].
@@ -181,7 +214,12 @@ impl Mover {
             (b'S' | b'K', _) => self.after.told(kind, body, true),
             (b'A', _) => self.news.extend_from_slice(&message::message(kind, body)),
             (b'Z', _) => {
-                if body != b"I" {
+                let status = match self.step {
+                    Step::Begin => b"T",
+                    Step::Abort => b"E",
+                    _ => b"I",
+                };
+                if body != status {
                     let why = "a transaction is open there".into();
                     return Err(Progress::Refused(Reason::RestoreFailed, why));
                 }
@@ -257,10 +295,43 @@ impl Mover {
                 if let Some(what) = compare::difference(&self.plan.state, &now) {
                     return Err(Progress::Refused(Reason::StateDiffers, what));
                 }
-                return Err(self.done(&now, come));
+                self.known = come.into();
+                self.wrote = now.written();
+                if let Onward::Same(_) = self.plan.onward {
+                    return self.done();
+                }
+                self.ask_lasting();
+                Step::AskLasting
             }
+            Step::AskLasting => {
+                undoes(come)?;
+                match self.plan.onward {
+                    Onward::Aborted => Step::Begin,
+                    _ => return self.done(),
+                }
+            }
+            Step::Begin => Step::Abort,
+            Step::Abort => return self.done(),
+            Step::Again => Step::Again,
         };
         Ok(())
+    }
+
+    /// Whether a rollback would have undone all; and the block that is aborted.
+    fn ask_lasting(&mut self) {
+        let commits = self.plan.onward == Onward::Unknown;
+        let parameters = lasting::parameters(&self.plan.policy, commits);
+        let parameters: Vec<_> = parameters.iter().map(|text| text.as_bytes()).collect();
+        let (mut out, own) = (Writer::default(), question::name(self.seed));
+        out.run(&own, lasting::QUESTION, &parameters);
+        out.sync();
+        if self.plan.onward == Onward::Aborted {
+            out.run(&own, b"BEGIN", &[]);
+            out.sync();
+            out.parse(own.as_bytes(), FAILS, &[]);
+            out.sync();
+        }
+        self.out.extend_from_slice(&out.into_bytes());
     }
 
     fn identify(&mut self, come: &[u8]) -> Result<(), Progress> {
@@ -294,7 +365,7 @@ impl Mover {
         }
     }
 
-    fn done(&mut self, now: &Snapshot, come: &[u8]) -> Progress {
+    fn done(&mut self) -> Result<(), Progress> {
         let mut news = std::mem::take(&mut self.news);
         for (name, value) in &self.after.parameters {
             let before = self.plan.record.parameters.iter();
@@ -305,16 +376,46 @@ impl Mover {
             }
         }
         let Some(identity) = self.identity.take() else {
-            return Progress::Refused(Reason::UnknownState, "the server is not known".into());
+            let why = "the server is not known".into();
+            return Err(Progress::Refused(Reason::UnknownState, why));
         };
-        Progress::Done(Box::new(Moved {
+        let moved = Box::new(Moved {
             identity,
             parameters: std::mem::take(&mut self.after.parameters),
             key: std::mem::take(&mut self.after.key),
             news,
-            state: (self.seed, come.into()),
-            written: now.written(),
-        }))
+            state: (self.seed, std::mem::take(&mut self.known)),
+            written: self.wrote.take(),
+            onward: self.plan.onward.clone(),
+        });
+        match &self.plan.onward {
+            Onward::Same(again) if !again.is_empty() => {
+                self.out.extend_from_slice(again);
+                self.moved = Some(moved);
+                self.step = Step::Again;
+                Ok(())
+            }
+            _ => Err(Progress::Done(moved)),
+        }
+    }
+}
+
+/// Whether a rollback undoes all that anything in the database can do.
+fn undoes(come: &[u8]) -> Result<(), Progress> {
+    let refused = |reason, why: String| Err(Progress::Refused(reason, why));
+    let told = Messages(come).find(|(kind, _)| matches!(kind, b'D' | b'E'));
+    let columns = match told {
+        Some((b'D', body)) => message::columns(body),
+        Some((_, body)) => {
+            let (code, text) = error(body);
+            return refused(Reason::UnknownState, format!("{code} {text}"));
+        }
+        None => None,
+    };
+    match columns.as_deref() {
+        Some([Some(b"f")]) => Ok(()),
+        Some([Some(b"t")]) => refused(Reason::Lasting, "functions of the database can".into()),
+        _ => refused(Reason::UnknownState, "what functions do is not told".into()),
     }
 }
 

@@ -17,9 +17,16 @@ pub(super) enum Entry {
         replies: u32,
         runs: bool,
     },
-    Sync,
-    Query,
-    Function,
+    /// These are sync points, and end at a position in the client's stream.
+    Sync {
+        end: u32,
+    },
+    Query {
+        end: u32,
+    },
+    Function {
+        end: u32,
+    },
     /// CopyData that was sent before the server had asked for it.
     CopyData,
     /// CopyDone or CopyFail, likewise.
@@ -67,6 +74,12 @@ impl Queue {
 
     pub(super) fn copying(&self) -> bool {
         self.copy_in != CopyIn::No || self.copy_out
+    }
+
+    /// A copy is in progress, or was sent data before it had asked for them.
+    pub(super) fn has_copy(&self) -> bool {
+        let data = |entry: &Entry| matches!(entry, Entry::CopyData | Entry::CopyEnd);
+        self.copying() || self.passed || self.unsure || self.entries.iter().any(data)
     }
 
     /// Whether the server skips what is sent now, or runs it, is not known.
@@ -119,12 +132,12 @@ impl Queue {
     }
 
     #[must_use]
-    pub(super) fn sync(&mut self) -> bool {
+    pub(super) fn sync(&mut self, end: u32) -> bool {
         // A copy passes over it; but one that has failed by now does not.
         self.passed |= self.copy_in == CopyIn::Begun;
         self.copy_in == CopyIn::Begun || {
             self.skipping = false;
-            self.push(Entry::Sync)
+            self.push(Entry::Sync { end })
         }
     }
 
@@ -167,14 +180,19 @@ impl Queue {
         entries.find(|(_, entry)| !entry.is_done())
     }
 
-    /// ReadyForQuery. `None`: nothing of the kind was to come.
+    /// ReadyForQuery: what was sent is settled up to which position. `None`: nothing of the kind was to come.
     #[must_use]
-    pub(super) fn ready(&mut self) -> Option<()> {
+    pub(super) fn ready(&mut self) -> Option<u32> {
+        let answered = self.answered;
         let (_, active) = self.active()?;
         let due = match active {
-            Entry::Query | Entry::Function => self.answered,
+            Entry::Query { .. } | Entry::Function { .. } => answered,
             Entry::Extended { .. } => false,
             _ => true,
+        };
+        let end = match active {
+            Entry::Sync { end } | Entry::Query { end } | Entry::Function { end } => *end,
+            _ => 0,
         };
         if self.skipping || self.copying() || !due {
             return None;
@@ -186,7 +204,7 @@ impl Queue {
         while let Some(Entry::CopyData | Entry::CopyEnd) = self.entries.front() {
             self.entries.pop_front();
         }
-        Some(())
+        Some(end)
     }
 
     /// ErrorResponse. `None`: nothing could fail.
@@ -199,13 +217,16 @@ impl Queue {
             return Some(()); // that of a sync point: its ReadyForQuery follows
         };
         let rest = self.entries.split_off(at);
-        let sync = rest.iter().position(|entry| *entry == Entry::Sync);
+        let sync = rest
+            .iter()
+            .position(|entry| matches!(entry, Entry::Sync { .. }));
         let (skipped, kept) = (sync.unwrap_or(rest.len()), sync.is_some());
         let runs = rest.iter().take(skipped).any(|entry| entry.runs());
         if std::mem::take(&mut self.passed) {
             // Its Sync was read by the copy, or is still to be: that makes no difference to this shape alone.
             let alone = matches!(rest.front(), Some(Entry::Extended { replies: 1, .. }));
-            if !alone || rest.iter().skip(1).any(|entry| *entry != Entry::Sync) || rest.len() > 2 {
+            let other = |entry: &Entry| !matches!(entry, Entry::Sync { .. });
+            if !alone || rest.iter().skip(1).any(other) || rest.len() > 2 {
                 return None;
             }
             self.unsure = !kept;
@@ -223,8 +244,10 @@ impl Queue {
         let copy_out = self.copy_out;
         let (at, active) = self.active()?;
         let fits = match active {
-            Entry::Query => matches!(kind, b'T' | b'D' | b'C' | b'I' | b'G' | b'H' | b'd' | b'c'),
-            Entry::Function => kind == b'V',
+            Entry::Query { .. } => {
+                matches!(kind, b'T' | b'D' | b'C' | b'I' | b'G' | b'H' | b'd' | b'c')
+            }
+            Entry::Function { .. } => kind == b'V',
             Entry::Extended { replies, .. } => {
                 match kind {
                     b'1' | b'2' | b'3' | b'n' | b'T' | b'C' | b'I' | b's' => *replies -= 1,
@@ -270,7 +293,7 @@ impl Queue {
         }
         while let Some(next) = self.entries.get(behind) {
             match (next, self.copy_in) {
-                (Entry::Sync, CopyIn::Begun) => self.passed = true,
+                (Entry::Sync { .. }, CopyIn::Begun) => self.passed = true,
                 (Entry::CopyData, _) => self.copy_in = CopyIn::Data,
                 (Entry::CopyEnd, _) => {
                     self.entries.remove(behind);
@@ -292,15 +315,15 @@ impl Entry {
         match self {
             Self::Extended { replies, .. } => replies == 0,
             Self::CopyData | Self::CopyEnd => true,
-            Self::Startup | Self::Sync | Self::Query | Self::Function => false,
+            Self::Startup | Self::Sync { .. } | Self::Query { .. } | Self::Function { .. } => false,
         }
     }
 
     fn runs(self) -> bool {
         match self {
-            Self::Query | Self::Function => true,
+            Self::Query { .. } | Self::Function { .. } => true,
             Self::Extended { runs, .. } => runs,
-            Self::Startup | Self::Sync | Self::CopyData | Self::CopyEnd => false,
+            Self::Startup | Self::Sync { .. } | Self::CopyData | Self::CopyEnd => false,
         }
     }
 }

@@ -89,11 +89,13 @@ pub enum Reason {
     StateDiffers,
     /// Nobody was found who serves the name.
     NoServer,
+    /// A rollback would not undo all of it.
+    Lasting,
 }
 
 impl Reason {
     /// All of them, in the order of the documentation's table.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Login,
         Self::InFlight,
         Self::Transaction,
@@ -137,6 +139,7 @@ impl Reason {
         Self::RestoreFailed,
         Self::StateDiffers,
         Self::NoServer,
+        Self::Lasting,
     ];
 
     /// The word that `vianet_info` and the log show, and that users look up.
@@ -185,6 +188,7 @@ impl Reason {
             Self::RestoreFailed => "restore_failed",
             Self::StateDiffers => "state_differs",
             Self::NoServer => "no_server",
+            Self::Lasting => "lasting",
         }
     }
 
@@ -254,6 +258,9 @@ impl Reason {
             Self::RestoreFailed => "the session could not be made again on the other server",
             Self::StateDiffers => "the session that was made again differs from what it was",
             Self::NoServer => "no other server was found in time",
+            Self::Lasting => {
+                "the lost transaction may have done something that a rollback does not undo"
+            }
         }
     }
 }

@@ -37,8 +37,9 @@ pub(super) fn kept_of_client(kind: u8) -> usize {
 }
 
 impl Record {
-    /// A whole message of the client; its body as far as it is kept, and whether that is all.
-    pub(super) fn asked(&mut self, kind: u8, body: &[u8], whole: bool) {
+    /// A whole message of the client; its body as far as it is kept, and whether that is all. Whether it changes the unnamed
+    /// statement.
+    pub(super) fn asked(&mut self, kind: u8, body: &[u8], whole: bool) -> bool {
         match (kind, body) {
             // A simple query destroys it.
             (b'Q', _) | (b'C', [b'S', 0, ..]) => self.forget_unnamed(),
@@ -46,11 +47,15 @@ impl Record {
                 self.unnamed = whole.then(|| body.to_vec());
                 self.lacks_unnamed = !whole;
             }
-            (b'P', _) => self.parsing.prepares(),
             // Whether its text still fits what was told is not known elsewhere: it is not there any more.
             (b'D', [b'S', 0, ..]) => self.forget_unnamed(),
-            _ => {}
+            (b'P', _) => {
+                self.parsing.prepares();
+                return false;
+            }
+            _ => return false,
         }
+        true
     }
 
     /// ErrorResponse: whether a Parse before it was run is not known.

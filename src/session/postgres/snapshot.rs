@@ -43,7 +43,7 @@ pub(super) enum Kind {
 }
 
 /// Libraries that keep nothing in a session but settings: those are rows by themselves.
-const STATELESS: &[&[u8]] = &[
+pub(super) const STATELESS: &[&[u8]] = &[
     b"vianet",
     b"plpgsql",
     b"llvmjit",

@@ -6,6 +6,8 @@ mod moves;
 pub(super) mod moving;
 mod noise;
 mod ours;
+mod outcomes;
+mod texts;
 mod transcript;
 
 use super::*;

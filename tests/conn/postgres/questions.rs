@@ -6,7 +6,12 @@ use crate::sql::{KEY, answer, welcome};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Two nodes with servers that answer.
-fn servers(number: u8) -> Bed {
+pub fn servers(number: u8) -> Bed {
+    servers_with(number, "")
+}
+
+/// With more settings of the cluster.
+pub fn servers_with(number: u8, more: &str) -> Bed {
     static BEDS: AtomicU32 = AtomicU32::new(0);
     let mut bed = bed(number, Behaviour::Sql);
     // What is known of a cluster's name stays known to the process.
@@ -17,7 +22,7 @@ fn servers(number: u8) -> Bed {
         &format!("[clusters.{cluster}]"),
     );
     bed.cluster = cluster;
-    let settings = "session = \"postgres\"\n";
+    let settings = format!("session = \"postgres\"\n{more}");
     std::fs::write(
         &bed.config,
         format!("snapshot_idle_ms = 2\n{text}{settings}"),
@@ -26,7 +31,7 @@ fn servers(number: u8) -> Bed {
     bed
 }
 
-fn log_in(bed: &Bed, transport: Transport) -> RawFd {
+pub fn log_in(bed: &Bed, transport: Transport) -> RawFd {
     let fd = bed.connect(transport);
     send_all(fd, &startup());
     assert_eq!(recv_exactly(fd, welcome().len()), welcome());
@@ -34,7 +39,7 @@ fn log_in(bed: &Bed, transport: Transport) -> RawFd {
 }
 
 #[track_caller]
-fn movable(fd: RawFd) {
+pub fn movable(fd: RawFd) {
     wait_for("a session that moves", || why(fd).is_none());
 }
 
@@ -44,7 +49,7 @@ fn run(fd: RawFd, text: &str) {
 }
 
 /// Loses the node, and waits until the session is on the other one: what is sent before the loss is known is in flight.
-fn lose(bed: &Bed, fd: RawFd) {
+pub fn lose(bed: &Bed, fd: RawFd) {
     // The client may know of it first; and one that the node does not know of does not break.
     wait_for("the channel", || bed.a.channels() > 0);
     bed.b.set_role(Role::Active, 2000);
@@ -111,7 +116,7 @@ fn a_request_that_waits_while_its_session_moves_runs_once() {
 }
 
 /// Every so many bytes; with VIANET_TEST_EVERY_BYTE set, which takes minutes, every one.
-fn step(usual: usize) -> usize {
+pub fn step(usual: usize) -> usize {
     match std::env::var_os("VIANET_TEST_EVERY_BYTE") {
         Some(_) => 1,
         None => usual,

@@ -5,23 +5,59 @@ use super::super::*;
 use super::transcript::{From, Pieces, all, feed};
 
 /// A message and where it ends, in bytes of both directions together.
-struct Message {
-    kind: u8,
-    body: Vec<u8>,
-    end: usize,
+pub(super) struct Message {
+    pub(super) kind: u8,
+    pub(super) body: Vec<u8>,
+    pub(super) end: usize,
     /// Client: where the server's word is that it is done with it; `None`: never, or there is nothing to say of it.
-    settled: Option<usize>,
+    pub(super) settled: Option<usize>,
     /// Client: the server ignored it.
-    ignored: bool,
+    pub(super) ignored: bool,
+    /// Server: the client had sent whole messages only.
+    pub(super) whole_client: bool,
+}
+
+impl Message {
+    pub(super) fn is(&self, kind: u8, body: &[u8]) -> bool {
+        self.kind == kind && self.body[5..] == *body
+    }
+
+    pub(super) fn has(&self, text: &str) -> bool {
+        let text = text.as_bytes();
+        self.body.windows(text.len()).any(|it| it == text)
+    }
+
+    /// One of the texts that its body begins with.
+    pub(super) fn word(&self, at: usize) -> String {
+        let mut words = self.body[5..].split(|byte| *byte == 0);
+        let word = words.nth(at).unwrap_or_default();
+        String::from_utf8_lossy(word).into_owned()
+    }
 }
 
 /// First packets have no type; they get one here.
 const FIRST: u8 = 0;
 const ANSWER: u8 = 1;
 
-struct Session {
-    client: Vec<Message>,
-    server: Vec<Message>,
+pub(super) struct Session {
+    pub(super) client: Vec<Message>,
+    pub(super) server: Vec<Message>,
+}
+
+/// With what the server was done with when.
+pub(super) fn split_and_settle(pieces: &Pieces) -> Session {
+    let mut session = split(pieces);
+    let said = session.server.iter();
+    let said = said
+        .filter(|m| !matches!(m.kind, b'N' | b'A' | b'S'))
+        .collect();
+    Server {
+        client: &mut session.client,
+        said,
+        at: 0,
+    }
+    .play();
+    session
 }
 
 fn split(pieces: &Pieces) -> Session {
@@ -31,6 +67,7 @@ fn split(pieces: &Pieces) -> Session {
     for (from, bytes) in pieces {
         for byte in bytes {
             at += 1;
+            let open_client_is_empty = open[0].is_empty();
             let open = &mut open[usize::from(*from == From::Server)];
             open.push(*byte);
             let length = |at: usize| {
@@ -45,12 +82,14 @@ fn split(pieces: &Pieces) -> Session {
             };
             if whole == Some(open.len()) {
                 let body = std::mem::take(open);
+
                 let message = Message {
                     kind,
                     body,
                     end: at,
                     settled: None,
                     ignored: false,
+                    whole_client: open_client_is_empty,
                 };
                 match from {
                     From::Client => {
@@ -225,17 +264,7 @@ fn truth(session: &Session, cut: usize) -> (Standing, bool, bool) {
 fn at_every_byte_of_every_recorded_session_the_verdict_is_the_truth() {
     let mut cuts = 0;
     for (name, pieces) in all() {
-        let mut session = split(&pieces);
-        let said = session.server.iter();
-        let said = said
-            .filter(|m| !matches!(m.kind, b'N' | b'A' | b'S'))
-            .collect();
-        Server {
-            client: &mut session.client,
-            said,
-            at: 0,
-        }
-        .play();
+        let session = split_and_settle(&pieces);
         let ends = |messages: &[Message]| messages.iter().map(|m| m.end).collect::<Vec<_>>();
         let (client_ends, server_ends) = (ends(&session.client), ends(&session.server));
         let mut observer = Observer::default();

@@ -35,6 +35,7 @@ fn plan(unnamed: bool) -> Plan {
         written: None,
         custom: None,
         policy: Policy::default(),
+        onward: Onward::Same(Vec::new()),
     }
 }
 
@@ -417,4 +418,120 @@ fn what_is_rounded_is_not_restored() {
     assert_eq!(steps, 0);
     assert!(compare::difference(&with("1.1"), &with("1.2")).is_some());
     assert!(compare::difference(&with("1.1"), &with("1.1")).is_none());
+}
+
+/// What a good server says at each step where it goes on in an aborted block.
+fn aborting() -> Vec<Vec<u8>> {
+    let mut script = script(false);
+    let failed = message(b'E', b"SERROR\0VERROR\0C42601\0Mno\0\0");
+    let block = [
+        answer_rows(&[row(&["f"])]),
+        [message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat(),
+        [failed, message(b'Z', b"E")].concat(),
+    ];
+    script.push(block.concat());
+    script
+}
+
+fn lost(onward: Onward) -> Plan {
+    Plan {
+        onward,
+        ..plan(false)
+    }
+}
+
+#[test]
+fn a_lost_block_is_made_one_that_failed_by_a_server_that_says_so() {
+    for piece in [1, 3, 100_000] {
+        let (end, sent) = play(lost(Onward::Aborted), &aborting(), piece);
+        let Progress::Done(moved) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(moved.onward, Onward::Aborted);
+        let text = String::from_utf8_lossy(&sent[3]).into_owned();
+        let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what}: {text}"));
+        assert!(at("pg_get_functiondef") < at("BEGIN") && at("BEGIN") < at("vianet: the"));
+        assert!(text.is_ascii());
+        let Answer::State(known) = Question::State.read(moved.state.0, &moved.state.1).unwrap()
+        else {
+            panic!("another answer");
+        };
+        assert_eq!(known.obstacle(&Policy::default()), None);
+    }
+    // Nothing less than all of it will do.
+    let script = aborting();
+    for cut in 0..script[3].len() {
+        let mut lost_at = script.clone();
+        lost_at[3].truncate(cut);
+        assert_eq!(
+            play(lost(Onward::Aborted), &lost_at, 100_000).0,
+            Progress::More
+        );
+    }
+    // Nor another status.
+    for (from, to) in [(b'T', b'I'), (b'T', b'E'), (b'E', b'T'), (b'E', b'I')] {
+        let mut other = script.clone();
+        let status = [b'Z', 0, 0, 0, 5, from];
+        let at = other[3].windows(6).rposition(|it| it == status).unwrap();
+        other[3][at + 5] = to;
+        let (end, _) = play(lost(Onward::Aborted), &other, 100_000);
+        assert!(
+            matches!(end, Progress::Refused(Reason::RestoreFailed, _)),
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn what_a_rollback_does_not_undo_is_asked_for() {
+    for onward in [Onward::Aborted, Onward::Unknown] {
+        let mut script = aborting();
+        if onward == Onward::Unknown {
+            script[3] = answer_rows(&[row(&["f"])]);
+            let (end, sent) = play(lost(Onward::Unknown), &script, 100_000);
+            assert!(matches!(end, Progress::Done(_)), "{end:?}");
+            let text = String::from_utf8_lossy(&sent[3]).into_owned();
+            assert!(
+                text.contains("set_config") && !text.contains("BEGIN"),
+                "{text}"
+            );
+        }
+        for (said, reason) in [
+            (answer_rows(&[row(&["t"])]), Reason::Lasting),
+            (answer_rows(&[row(&["-"])]), Reason::UnknownState),
+            (answer_rows(&[]), Reason::UnknownState),
+            (
+                [message(b'E', b"SERROR\0C57014\0Mno\0\0"), ready()].concat(),
+                Reason::UnknownState,
+            ),
+        ] {
+            script[3] = said;
+            match play(lost(onward.clone()), &script, 100_000).0 {
+                Progress::Refused(why, _) => assert_eq!(why, reason),
+                end => panic!("{end:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_sent_again_is_sent_last() {
+    let again = b"Q\0\0\0\x20select".to_vec();
+    let plan = Plan {
+        onward: Onward::Same(again.clone()),
+        ..plan(false)
+    };
+    let mut mover = Mover::new(plan, startup("user app  "), SEED);
+    for step in script(false) {
+        assert!(!mover.only_sends());
+        mover.sent(mover.output().len());
+        assert_eq!(mover.received(&step), Progress::More);
+    }
+    assert!(mover.only_sends() && mover.finish().is_none());
+    for byte in &again {
+        assert_eq!(mover.output()[0], *byte);
+        assert!(mover.finish().is_none());
+        mover.sent(1);
+    }
+    assert_eq!(mover.finish().unwrap().onward, Onward::Same(again));
 }

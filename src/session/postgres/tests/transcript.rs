@@ -19,6 +19,8 @@ macro_rules! transcripts {
 }
 
 const FILES: &[(&str, &str)] = transcripts![
+    "blocks",
+    "blocks_extended",
     "cancel",
     "cancel.2",
     "copy",

@@ -86,6 +86,32 @@ int main(int argc, char **argv) {
         run("IDENTIFY_SYSTEM");
     } else if (strcmp(what, "large") == 0) {
         run("select repeat('x', 10000)"); run("select 1");
+    } else if (strcmp(what, "blocks_extended") == 0) {
+        const char *parts[] = {"begin", "insert into t values (80)", "select 1", "rollback", "begin", "select 1/0", "commit",
+                               "begin", "insert into t values (81)", "commit", "call commits()"};
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) send(parts[i]), rest();
+        PQclear(PQprepare(conn, "kept", "select $1::int", 0, NULL));
+        send("begin"), rest();
+        const char *value = "7";
+        PQsendQueryPrepared(conn, "kept", 1, &value, NULL, NULL, 0), rest();
+        PQclear(PQprepare(conn, "inside", "select 2", 0, NULL));
+        send("rollback"), rest();
+        send("begin"), rest();
+        send("copy t from stdin");
+        PQclear(PQgetResult(conn));
+        PQputCopyData(conn, "82\n", 3); PQputCopyEnd(conn, NULL);
+        rest();
+        PQenterPipelineMode(conn);
+        send("insert into t values (83)"); PQpipelineSync(conn); send("select 3"); PQpipelineSync(conn);
+        results(2);
+        send("rollback"); PQpipelineSync(conn); send("insert into t values (84)"); PQpipelineSync(conn);
+        results(2);
+        send("begin"); send("insert into t values (85)"); send("commit"); PQpipelineSync(conn);
+        send("begin"); send("select 5"); PQpipelineSync(conn); send("insert into t values (86)"); PQsendFlushRequest(conn);
+        PQflush(conn); usleep(100000); PQconsumeInput(conn);
+        send("commit"); PQpipelineSync(conn);
+        results(3);
+        PQexitPipelineMode(conn);
     } else if (strcmp(what, "killed") == 0) {
         run("select pg_terminate_backend(pg_backend_pid())");
     }

@@ -97,6 +97,40 @@ nonsense
 copy t to stdout;
 \\copy (select * from t limit 1) to /dev/null
 """
+BLOCKS = b"""
+begin;
+set work_mem = '6MB';
+insert into t values (20);
+savepoint a;
+select 1/0;
+rollback to a;
+copy t from stdin;
+21
+22
+\\.
+copy t to stdout;
+select 1 \\; commit \\; select 2;
+start transaction;
+insert into t values (23);
+select nothing;
+insert into t values (24);
+commit;
+begin;
+prepare inside as select 1;
+rollback;
+begin;
+select pg_try_advisory_lock(7);
+commit and chain;
+insert into t values (25);
+end;
+call commits();
+begin;
+declare c cursor for select * from t;
+fetch 1 from c;
+rollback;
+begin \\; insert into t values (26);
+prepare transaction 'x';
+"""
 PIPELINE = b"""\\startpipeline
 select :client_id;
 insert into t values (100);
@@ -131,6 +165,7 @@ def main():
             record(dir, "password", ["psql", "-X", "-U", "plain", "-c", "select 1"])
             record(dir, "refused", ["psql", "-X", "-U", "nobody", "-c", "select 1"])
             record(dir, "copy", PSQL, COPY)
+            record(dir, "blocks", PSQL, BLOCKS)
             for name, mode, script in [("prepared", "prepared", b"select :client_id;\n"), ("pipeline", "extended", PIPELINE)]:
                 with open(dir + "/script", "wb") as f:
                     f.write(script)
@@ -138,7 +173,7 @@ def main():
             program = dir + "/libpq"
             include = subprocess.run(["pg_config", "--includedir"], stdout=subprocess.PIPE).stdout.decode().strip()
             subprocess.run(["cc", "-o", program, HERE + "/record.c", "-I", include, "-lpq"], check=True)
-            for name in ["errors", "no_sync", "copy_extended", "copy_fail", "function", "cancel", "replication", "large", "killed"]:
+            for name in ["errors", "no_sync", "copy_extended", "copy_fail", "function", "cancel", "replication", "large", "killed", "blocks_extended"]:
                 record(dir, name, [program, name])
         finally:
             server.terminate()
