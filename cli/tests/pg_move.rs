@@ -7,6 +7,8 @@
 mod pg_ext;
 #[path = "pg_lab/mod.rs"]
 mod pg_lab;
+#[path = "pg_move/promise.rs"]
+mod promise;
 #[path = "pg_lab/psql.rs"]
 mod psql;
 

@@ -135,7 +135,7 @@ impl Debug {
 /// psql in a terminal, so to speak: held open, a statement now and then.
 pub struct Psql {
     child: Child,
-    lines: Receiver<String>,
+    pub lines: Receiver<String>,
     errors: PathBuf,
     pub debug: Debug,
 }
