@@ -4,6 +4,7 @@
 mod asking;
 mod bypass;
 mod calls;
+mod gate;
 mod login;
 mod moved;
 mod numbers;
@@ -28,6 +29,7 @@ use crate::via::channel::{Channel, Received};
 use crate::via::wait::Habit;
 use crate::via::{Broken, Transport};
 pub use asking::Rest;
+pub use gate::Gate;
 use session::Followed;
 pub use session::Verdict;
 use std::cell::UnsafeCell;

@@ -43,6 +43,8 @@ pub struct Words {
     pub ours_taken: AtomicU64,
     /// This process forked since the channel in use was put in: another one may use it.
     pub forked: AtomicBool,
+    /// What the node of the channel in use wants ([`crate::conn::connection::Gate`]).
+    pub gate: AtomicU32,
     /// Stream offset up to which the server's bytes had arrived before the last send.
     pub asked_at: AtomicU64,
     /// Up to here, when the channel in use was put in, everything sent had been answered on the one before.

@@ -7,6 +7,7 @@ mod attempt;
 mod ending;
 mod moving;
 mod session_move;
+mod switchover;
 mod ticket;
 mod wire;
 
@@ -84,6 +85,8 @@ pub struct Driver {
     tickets: ticket::Tickets,
     /// What is done for the session above the bytes.
     session: session_move::Session,
+    /// What is done for a switchover that the node has announced.
+    switchover: switchover::Heeded,
     /// The channel that comes is another stream: the session was restored on another server.
     restored: Option<()>,
     /// `current` is not known to the calls yet: a thread was inside. Whether it carries the stream that they know.
@@ -132,6 +135,7 @@ impl Driver {
             far_watched: false,
             tickets: ticket::Tickets::default(),
             session: session_move::Session::default(),
+            switchover: switchover::Heeded::default(),
             restored: None,
             unused: None,
             level_owed: None,
@@ -211,6 +215,7 @@ impl Driver {
         }
         self.see_to_ticket(todo.now);
         self.see_to_session(todo);
+        self.heed(todo);
         if self.linger.is_some() && self.machine.state() == State::Established {
             return self.linger_on(todo);
         }
@@ -239,7 +244,8 @@ impl Driver {
         let owed = owed.then(|| super::now() + OWED_TICK);
         let ticket = self.ticket_due();
         let session = self.session_due();
-        let all = [machine, ending, owed, ticket, session];
+        let switchover = self.switchover_due();
+        let all = [machine, ending, owed, ticket, session, switchover];
         all.into_iter().flatten().min()
     }
 

@@ -102,6 +102,13 @@ pub trait Wire: Send + Sync {
     fn heard(&self) -> u64 {
         0
     }
+    /// Tells the peer a word about a [switchover](super::switchover), best effort and without blocking; only the last one
+    /// need arrive.
+    fn say(&self, _channel: &Channel, _word: u8) {}
+    /// The peer's last word; 0 where none has come.
+    fn told(&self) -> u8 {
+        0
+    }
     /// Stream offset of ours that the peer had consumed when it sent the last bytes that have come: bytes answer what is
     /// below it, and nothing above. `None` where the wire cannot tell.
     fn answered(&self) -> Option<u64> {

@@ -15,6 +15,7 @@ pub mod resume;
 pub mod ring;
 pub mod shm;
 pub mod sync;
+pub mod switchover;
 pub mod tcp;
 #[cfg(all(test, not(loom)))]
 pub mod testkit;

@@ -56,10 +56,12 @@ pub enum Type {
     Challenge = 9,
     /// Client: the proof.
     Proof = 10,
+    /// Where this side stands in a [switchover](super::switchover), in one byte; the last one counts.
+    Word = 11,
 }
 
 impl Type {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Connect,
         Self::Accept,
         Self::Reject,
@@ -70,6 +72,7 @@ impl Type {
         Self::Resume,
         Self::Challenge,
         Self::Proof,
+        Self::Word,
     ];
 
     /// The type with this number on the wire.
@@ -94,7 +97,7 @@ impl Type {
             Self::Connect | Self::Resume | Self::Accept => (1, CONTROL_MAX as u32),
             Self::Data => (0, 1 << RING_LOG2_MAX),
             Self::Ack | Self::KeepAlive => exactly(0),
-            Self::Reject | Self::Disconnect => exactly(1),
+            Self::Reject | Self::Disconnect | Self::Word => exactly(1),
             Self::Challenge => exactly(size_of::<Nonce>()),
             Self::Proof => exactly(32),
         }
@@ -173,7 +176,7 @@ impl Header {
             ));
         }
         let Some(kind) = Type::from_wire(kind) else {
-            return refuse(format!("packet type {kind}, known are 1 to 10"));
+            return refuse(format!("packet type {kind}, known are 1 to 11"));
         };
         if flags & !kind.flags() != 0 {
             let allowed = kind.flags();

@@ -95,7 +95,7 @@ impl Conn {
         };
         let words = &self.control;
         let shut = [&words.read_shut, &words.write_shut, &words.held];
-        if words.phase() != Phase::Established
+        if !(words.phase() == Phase::Established || self.is_held())
             || shut.iter().any(|word| word.load(Ordering::Acquire))
         {
             return false;

@@ -192,7 +192,7 @@ impl Conn {
             (false, Some(tap)) => channel.recv_tapped(buffer, wait, kicks, tap),
         };
         self.control.rx_asleep.store(false, Ordering::Release);
-        if self.takes_note() {
+        if self.takes_note() || self.has_order(channel) {
             // A handler that connects must not find this thread in the middle of it.
             crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
         }
@@ -247,6 +247,9 @@ impl Conn {
             phase => return self.without_channel(phase, Direction::Send),
         }
         self.check_write_shut()?;
+        if self.gate() != Gate::Open && self.waits_at_gate(data) {
+            return Ok(Step::While(Phase::Suspended));
+        }
         let translated = self.translated(data);
         let translated = translated.as_ref().map(|it| [IoSlice::new(it)]);
         let data = translated.as_ref().map_or(data, |it| &it[..]);

@@ -150,7 +150,7 @@ impl Followed {
 
 impl State {
     /// Bytes that moved past the observer make it blind.
-    fn check(&mut self, channel: &Channel) {
+    pub(super) fn check(&mut self, channel: &Channel) {
         // It sees bytes before they move.
         let ahead = |offset: u64, seen: u64| offset.wrapping_sub(seen) as i64 > 0;
         if ahead(channel.accepted(), self.sent) || ahead(channel.consumed(), self.received) {

@@ -309,7 +309,7 @@ impl Driver {
 
     /// Lets the calls use the channel that was established, once no thread is inside.
     pub(super) fn put_to_use(&mut self, todo: &mut Todo<'_>) {
-        let (Some(same_stream), Some(fresh)) = (self.unused, &self.current) else {
+        let (Some(same_stream), Some(fresh)) = (self.unused, self.current.clone()) else {
             return;
         };
         // A channel that broke meanwhile is carried on instead.
@@ -318,8 +318,9 @@ impl Driver {
             // Before anybody can look at the new one.
             self.conn.set_login(Some(Why::Pending));
         }
+        self.forget_switchover();
         let moved = &mut self.session.moved;
-        if !stands || !self.conn.install(fresh, same_stream, moved) {
+        if !stands || !self.conn.install(&fresh, same_stream, moved) {
             return;
         }
         let transport = fresh.wire.transport();

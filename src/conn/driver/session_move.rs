@@ -75,7 +75,7 @@ impl Driver {
         }
     }
 
-    fn ask_session(&mut self, todo: &Todo<'_>, question: Question, later: Duration) {
+    pub(super) fn ask_session(&mut self, todo: &Todo<'_>, question: Question, later: Duration) {
         // Always the same: a question closes what the one before may have left.
         if self.conn.ask(question, self.conn.id) {
             self.session.asking = Some(todo.now);

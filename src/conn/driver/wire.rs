@@ -25,6 +25,8 @@ impl Driver {
             self.broke(todo, &broken);
         } else if self.linger.is_some() {
             self.linger_on(todo);
+        } else {
+            self.heed(todo);
         }
     }
 
@@ -35,6 +37,7 @@ impl Driver {
         if let Some(broken) = self.current.as_ref().and_then(|channel| channel.broken()) {
             self.broke(todo, &broken);
         }
+        self.heed(todo);
     }
 
     /// Ticks of a channel whose application waits inside.

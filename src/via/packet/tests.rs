@@ -161,8 +161,8 @@ fn a_header_that_cannot_be_says_why() {
         bytes[at] = value;
         Header::decode(&bytes).expect_err("must be refused").0
     };
-    assert_eq!(with(0, 0), "packet type 0, known are 1 to 10");
-    assert_eq!(with(0, 11), "packet type 11, known are 1 to 10");
+    assert_eq!(with(0, 0), "packet type 0, known are 1 to 11");
+    assert_eq!(with(0, 12), "packet type 12, known are 1 to 11");
     assert_eq!(with(1, 1), "flags 0x01 in Ack, allowed are 0x00");
     assert_eq!(with(2, b'X'), "packet magic 5849, must be 5649");
     assert_eq!(with(4, 1), "length 1 of Ack, allowed are 0 to 0");

@@ -26,7 +26,7 @@ use crate::via::{Broken, EndReason, Interest, Transport, packet};
 use rustix::fd::BorrowedFd;
 use std::any::Any;
 use std::io;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Polls of one drive: a peer that floods us does not hold the thread.
@@ -56,6 +56,8 @@ const END: u32 = 1 << 6;
 const DISCONNECTED: u32 = 1 << 7;
 /// Our window must be told: the next message is a packet.
 const INTRODUCE: u32 = 1 << 8;
+/// A word is to be said.
+const SAY: u32 = 1 << 9;
 /// Where the reason of the end is.
 const REASON: u32 = 24;
 
@@ -149,6 +151,9 @@ pub struct Core {
     told: AtomicU64,
     heard: AtomicU64,
     flags: AtomicU32,
+    /// Our last word, and the peer's.
+    said: AtomicU8,
+    word: AtomicU8,
     sending: Token,
     /// Why the device takes nothing more, if it said so.
     refused: OnceLock<String>,
@@ -183,6 +188,8 @@ impl RdmaWire {
             told: AtomicU64::new(start.told),
             heard: AtomicU64::new(0),
             flags: AtomicU32::new(introduce),
+            said: AtomicU8::new(0),
+            word: AtomicU8::new(0),
             sending: Token::default(),
             refused: OnceLock::new(),
             broken: OnceLock::new(),
@@ -328,6 +335,16 @@ impl Wire for RdmaWire {
         self.core.set(ASK);
         self.core.send();
         Ok(())
+    }
+
+    fn say(&self, _channel: &Channel, word: u8) {
+        self.core.said.store(word, Ordering::Release);
+        self.core.set(SAY);
+        self.core.send();
+    }
+
+    fn told(&self) -> u8 {
+        self.core.word.load(Ordering::Acquire)
     }
 
     fn heard(&self) -> u64 {

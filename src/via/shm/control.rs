@@ -10,7 +10,7 @@ use rustix::net::{
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Most descriptors in one message; more are dropped by the kernel.
@@ -24,6 +24,8 @@ pub(super) struct Control {
     over: OnceLock<Broken>,
     /// Packets that came.
     heard: AtomicU64,
+    /// The peer's last word.
+    told: AtomicU8,
 }
 
 impl Control {
@@ -33,6 +35,7 @@ impl Control {
             partial: Mutex::new(Vec::new()),
             over: OnceLock::new(),
             heard: AtomicU64::new(0),
+            told: AtomicU8::new(0),
         }
     }
 
@@ -80,6 +83,17 @@ impl Control {
         );
     }
 
+    /// Tells a word; a peer that does not read does not get it.
+    pub(super) fn say(&self, word: u8) {
+        let said = packet::packet(Header::new(Type::Word), &[word]);
+        let _ = send(self.fd(), &said, &[]);
+    }
+
+    /// The peer's last word.
+    pub(super) fn told(&self) -> u8 {
+        self.told.load(Ordering::Acquire)
+    }
+
     /// Counts the packets that came.
     pub(super) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Relaxed)
@@ -115,7 +129,7 @@ impl Control {
             while let Some(header) = partial.first_chunk::<HEADER_BYTES>() {
                 let header = Header::decode(header).map_err(|e| corrupt(e.to_string()))?;
                 let end = HEADER_BYTES + header.length as usize;
-                let (Type::Disconnect | Type::KeepAlive) = header.kind else {
+                let (Type::Disconnect | Type::KeepAlive | Type::Word) = header.kind else {
                     return Err(corrupt(format!("unexpected {:?}", header.kind)));
                 };
                 let Some(payload) = partial.get(HEADER_BYTES..end) else {
@@ -132,6 +146,10 @@ impl Control {
         match header.kind {
             Type::Disconnect => Err(packet::decode_disconnect(payload)
                 .map_or_else(|e| Broken::Corrupt(e.to_string()), Broken::Ended)),
+            Type::Word => {
+                self.told.store(payload[0], Ordering::Release);
+                Ok(())
+            }
             _ if header.flags & FLAG_ANSWER == 0 => {
                 let answer = Header {
                     flags: FLAG_ANSWER,

@@ -107,6 +107,14 @@ impl Wire for ShmWire {
         self.control.heard()
     }
 
+    fn say(&self, _channel: &Channel, word: u8) {
+        self.control.say(word);
+    }
+
+    fn told(&self) -> u8 {
+        self.control.told()
+    }
+
     fn peer_bell(&self) -> Option<&dyn Bell> {
         Some(self)
     }

@@ -202,6 +202,15 @@ impl Wire for TcpWire {
         self.rx_words.heard()
     }
 
+    fn say(&self, _channel: &Channel, word: u8) {
+        self.tx_words.say(word);
+        self.send_locked();
+    }
+
+    fn told(&self) -> u8 {
+        self.tx_words.told_word()
+    }
+
     fn answered(&self) -> Option<u64> {
         Some(self.tx_words.answered())
     }

@@ -8,7 +8,7 @@ use crate::via::packet::{HEADER_BYTES, Header, Type};
 use crate::via::ring::Ring;
 use crate::via::sync::{AtomicU64, Ordering};
 
-/// Largest packet that is not data, after the handshake: a disconnect.
+/// Largest packet that is not data, after the handshake: a disconnect, or a word.
 pub const CONTROL_BYTES: usize = HEADER_BYTES + 1;
 /// Bytes of a packet that are kept until it is whole.
 const STASH: usize = 40;
@@ -43,19 +43,24 @@ pub const SETTLE: u64 = 1 << 5;
 pub const END: u64 = 1 << 6;
 /// The disconnect packet was begun.
 pub const DISCONNECTED: u64 = 1 << 7;
+/// A word is to be said, which stands in bits 40 to 47.
+pub const SAY: u64 = 1 << 8;
 /// Where the reason is.
 const END_REASON: u32 = 32;
+/// Where our word is, and the peer's.
+const SAID: u32 = 40;
+const WORD: u32 = 48;
 /// In the word of the thread that sends: once more.
 const AGAIN: u64 = 1 << 32;
 
 /// The packet of which the kernel has taken a part of the header, or not even that.
 #[derive(Clone, Copy)]
 pub struct Pending {
-    /// Bytes of the header (with a disconnect's reason) that are still to be sent; 0: none.
+    /// Bytes of the header (with a disconnect's reason, or a word) that are still to be sent; 0: none.
     pub left: usize,
     pub kind: Type,
     pub flags: u8,
-    /// A disconnect's reason.
+    /// A disconnect's reason, or a word.
     pub reason: u8,
 }
 
@@ -150,6 +155,30 @@ impl TxWords {
         let _ = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |flags| {
             (flags & END == 0).then_some(flags | END | u64::from(reason) << END_REASON)
         });
+    }
+
+    /// A word is to go out, in the place of one that did not yet.
+    pub fn say(&self, word: u8) {
+        self.put(SAID, word, SAY);
+    }
+
+    pub fn said(&self) -> u8 {
+        (self.flags() >> SAID) as u8
+    }
+
+    /// The peer's word has come; the receive direction's, whose own words are all in use.
+    pub fn set_told(&self, word: u8) {
+        self.put(WORD, word, 0);
+    }
+
+    pub fn told_word(&self) -> u8 {
+        (self.flags() >> WORD) as u8
+    }
+
+    fn put(&self, at: u32, word: u8, flag: u64) {
+        let put = |flags: u64| (flags & !(0xff << at)) | u64::from(word) << at | flag;
+        let flags = self.word(FLAGS);
+        let _ = flags.fetch_update(Ordering::AcqRel, Ordering::Acquire, |it| Some(put(it)));
     }
 
     pub fn end_reason(&self) -> u8 {
@@ -257,7 +286,7 @@ impl Before {
 impl Pending {
     pub fn new(kind: Type, flags: u8, reason: u8) -> Self {
         let left = match kind {
-            Type::Disconnect => CONTROL_BYTES,
+            Type::Disconnect | Type::Word => CONTROL_BYTES,
             _ => HEADER_BYTES,
         };
         Self {
@@ -268,7 +297,7 @@ impl Pending {
         }
     }
 
-    /// The header, and a disconnect's reason behind it; the last `left` bytes are still to be sent. The number is that
+    /// The header, and a disconnect's reason or a word behind it; the last `left` bytes are still to be sent. The number is that
     /// of all of them.
     pub fn bytes(&self, words: &TxWords, generation: u64) -> ([u8; CONTROL_BYTES], usize) {
         let payload = words.offered().wrapping_sub(words.sent()) as u32;
@@ -277,7 +306,7 @@ impl Pending {
             flags: self.flags,
             length: match self.kind {
                 Type::Data => payload,
-                Type::Disconnect => 1,
+                Type::Disconnect | Type::Word => 1,
                 _ => 0,
             },
             offset: words.sent(),

@@ -181,12 +181,17 @@ impl Core {
                 self.set(ANSWER);
                 Ok(())
             }
+            Type::Word => {
+                let word = payload.first().copied().unwrap_or_default();
+                self.word.store(word, Ordering::Release);
+                Ok(())
+            }
             Type::Disconnect => Err(match packet::decode_disconnect(payload) {
                 Ok(reason) => Broken::Ended(reason),
                 Err(e) => corrupt(e),
             }),
             kind => Err(Broken::Corrupt(format!(
-                "{kind:?} on a channel that stands, allowed are data, ack, disconnect and keep-alive"
+                "{kind:?} on a channel that stands, allowed are data, ack, disconnect, keep-alive and word"
             ))),
         }
     }

@@ -93,6 +93,13 @@ impl Core {
                 return self.undo(flag, said);
             }
         }
+        if flags & SAY != 0 {
+            // In this order: one that comes between is said again.
+            self.clear(SAY);
+            let word = self.said.load(Ordering::Acquire);
+            let said = self.packet(Type::Word, 0, 1, &[word]);
+            return self.undo(SAY, said);
+        }
         self.acknowledge_alone(flags & SETTLE != 0)
     }
 

@@ -154,7 +154,7 @@ impl TcpWire {
                 Type::Data => 0,
                 _ => header.length as usize,
             };
-            if rest.len() < control && matches!(header.kind, Type::Disconnect) {
+            if rest.len() < control && matches!(header.kind, Type::Disconnect | Type::Word) {
                 self.rx_words.stash(bytes);
                 return Ok(());
             }
@@ -165,10 +165,11 @@ impl TcpWire {
                 Type::Ack => {}
                 Type::KeepAlive if header.flags & FLAG_ANSWER != 0 => {}
                 Type::KeepAlive => self.tx_words.set(words::ANSWER),
+                Type::Word => self.tx_words.set_told(rest[0]),
                 Type::Disconnect => return Err(self.disconnected(&rest[..control])),
                 kind => {
                     return Err(Broken::Corrupt(format!(
-                        "{kind:?} on a channel that stands, allowed are data, ack, disconnect and keep-alive"
+                        "{kind:?} on a channel that stands, allowed are data, ack, disconnect, keep-alive and word"
                     )));
                 }
             }

@@ -117,6 +117,11 @@ impl TcpWire {
                 return begin(Type::KeepAlive, packet_flags, 0, sent);
             }
         }
+        if flags & words::SAY != 0 {
+            // In this order: one that comes between is said again.
+            self.tx_words.clear(words::SAY);
+            return begin(Type::Word, 0, self.tx_words.said(), sent);
+        }
         let settle = flags & words::SETTLE != 0;
         self.tx_words.clear(words::SETTLE);
         if owed >= self.rx.size() as u64 / 2 || (settle && owed > 0) {
