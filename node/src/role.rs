@@ -15,6 +15,7 @@ use vianet::resolve::Generation;
 use vianet::resolve::wire::MAX_FUTURE_MS as FAR_FUTURE_MS;
 use vianet::via::EndReason;
 
+mod handover;
 mod types;
 
 pub use types::{Action, Cause, Event, Hook, Now, PeerRole, Rules};
@@ -33,10 +34,21 @@ enum Step {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Starting { until: Duration },
+    Starting {
+        until: Duration,
+    },
     Passive,
-    TakingOver { step: Step, cause: Cause },
-    Active { generation: Generation },
+    TakingOver {
+        step: Step,
+        cause: Cause,
+    },
+    Active {
+        generation: Generation,
+    },
+    /// Serves nobody any more, and its SQL server is being demoted; the peer must not begin before that is done.
+    HandingOver {
+        generation: Generation,
+    },
     Stopped,
 }
 
@@ -73,6 +85,8 @@ pub struct Machine {
     /// This process stood still beyond its lease: the peer may have been active meanwhile, and may be dead by now.
     stale: bool,
     health_failed: u32,
+    /// The role was left to the peer in good order, and it has not been active since.
+    handed_over: bool,
     /// A hook is running: nothing that needs another one begins.
     hook_running: Option<Hook>,
     /// `seen` and `claim` came from the far future: only the operator can make this node active.
@@ -99,6 +113,7 @@ impl Machine {
             lease_end: Duration::ZERO,
             stale: false,
             health_failed: 0,
+            handed_over: false,
             hook_running: None,
             distrusted,
             actions: VecDeque::new(),
@@ -118,6 +133,7 @@ impl Machine {
             State::Passive => "passive",
             State::TakingOver { .. } => "taking-over",
             State::Active { .. } => "active",
+            State::HandingOver { .. } => "handing-over",
             State::Stopped => "stopping",
         }
     }
@@ -140,7 +156,9 @@ impl Machine {
             State::Starting { .. } => (PeerRole::Starting, self.claim),
             State::Passive | State::Stopped => (PeerRole::Passive, self.seen),
             State::TakingOver { .. } => (PeerRole::TakingOver, self.seen),
-            State::Active { generation } => (PeerRole::Active, generation),
+            State::Active { generation } | State::HandingOver { generation } => {
+                (PeerRole::Active, generation)
+            }
         }
     }
 
@@ -240,6 +258,7 @@ impl Machine {
                 State::TakingOver { .. } => self.give_up(now, "operator"),
                 _ => {}
             },
+            Event::HandOver => self.hand_over(),
             Event::Stop => {
                 if let State::Active { .. } = self.state {
                     self.leave_active("stopping", EndReason::Stopping);
@@ -276,7 +295,7 @@ impl Machine {
                     self.grant(now.at);
                 }
             }
-            State::Stopped => {}
+            State::HandingOver { .. } | State::Stopped => {}
         }
     }
 
@@ -319,6 +338,7 @@ impl Machine {
         let before = std::mem::replace(&mut self.peer, Peer::Up(role));
         self.last_idle = matches!(role, PeerRole::Starting | PeerRole::Passive).then_some(asked_at);
         self.knew_active |= matches!(role, PeerRole::Active | PeerRole::TakingOver);
+        self.handed_over &= role != PeerRole::Active;
         if let State::Starting { .. } = self.state {
             self.peer_says_at_start(now, role, generation);
             self.seen = self.seen.max(generation);
@@ -343,10 +363,14 @@ impl Machine {
                     let resigned = role == PeerRole::Passive
                         && matches!(before, Peer::Up(PeerRole::Active | PeerRole::TakingOver));
                     self.nobody_since.get_or_insert(now.at);
-                    if resigned && now.at >= self.not_before && self.hook_running.is_none() {
+                    let may = now.at >= self.not_before || self.handed_over;
+                    if resigned && may && self.hook_running.is_none() {
                         self.take_over(now, Cause::PeerResigned, true);
                     }
                 }
+            }
+            State::HandingOver { .. } if newer => {
+                self.enter(State::Passive, "higher-generation");
             }
             State::TakingOver {
                 step: Step::LeaseWait { .. },
@@ -393,6 +417,7 @@ impl Machine {
             _ => now.at,
         };
         self.nobody_since = None;
+        self.handed_over = false;
         self.health_failed = 0;
         let step = if fence {
             Step::LeaseWait { until: lease_out }
@@ -420,6 +445,9 @@ impl Machine {
     fn hook_done(&mut self, now: Now, hook: Hook, ok: bool) {
         if self.hook_running == Some(hook) {
             self.hook_running = None;
+        }
+        if let (State::HandingOver { .. }, Hook::Demote) = (self.state, hook) {
+            return self.demoted(now, ok);
         }
         let State::TakingOver { step, cause } = self.state else {
             return;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use vianet::resolve::identity::SecretKey;
 use vianet_node::authority::keepalive::{Identity, KeepAlives, Timing};
 use vianet_node::authority::{Authority, Told, Word};
-use vianet_node::role::{Action, Event, Hook, Machine, Now, Rules};
+use vianet_node::role::{Action, Event, Machine, Now, Rules};
 
 const STEP: u64 = 10;
 const GAP: u64 = 250;
@@ -170,7 +170,7 @@ impl Node {
         while let Some(action) = self.machine.poll_action() {
             match action {
                 Action::Run { hook, .. } => {
-                    let ok = !(self.hook_fails && hook != Hook::Demote);
+                    let ok = !self.hook_fails;
                     self.mail
                         .push((ms + self.hook_takes, Event::HookDone { hook, ok }));
                 }
@@ -207,6 +207,7 @@ enum Fault {
     Slow(usize, u64, u64),
     Loss(u64),
     Operator(usize, bool),
+    Switchover(usize),
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
@@ -217,7 +218,8 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => (node.clone(), 20..3000_u64).prop_map(|(n, ms)| Fault::Hooks(n, ms)),
         2 => (node.clone(), 0..2000_u64, 0..1500_u64).prop_map(|(n, hook, disk)| Fault::Slow(n, hook, disk)),
         2 => (10..200_u64).prop_map(Fault::Loss),
-        1 => (node, any::<bool>()).prop_map(|(n, force)| Fault::Operator(n, force)),
+        1 => (node.clone(), any::<bool>()).prop_map(|(n, force)| Fault::Operator(n, force)),
+        2 => node.prop_map(Fault::Switchover),
     ]
 }
 
@@ -249,7 +251,10 @@ fn simulate(faults: &[(u64, Fault)]) {
                     let event = if force { Event::Force } else { Event::Resign };
                     nodes[n].machine.handle(now(ms), event);
                 }
-                Fault::Operator(..) => {}
+                Fault::Switchover(n) if nodes[n].runs(ms) => {
+                    nodes[n].machine.handle(now(ms), Event::HandOver);
+                }
+                Fault::Operator(..) | Fault::Switchover(_) => {}
             }
         }
         for n in 0..2 {
@@ -314,6 +319,29 @@ fn two_takeovers_at_once() {
         (2121, Fault::Kill(1, 2451)),
         (2480, Fault::Freeze(1, 2511)),
     ]);
+}
+
+#[test]
+fn switchovers_there_and_back() {
+    simulate(&[(0, Fault::Switchover(0)), (3000, Fault::Switchover(1))]);
+}
+
+/// The demote hook fails; then the node that hands over dies in the middle of it; then the other.
+#[test]
+fn switchovers_that_come_to_nothing() {
+    simulate(&[(0, Fault::Hooks(0, 1000)), (10, Fault::Switchover(0))]);
+    let slow = Fault::Slow(0, 2000, 0);
+    simulate(&[
+        (0, slow),
+        (0, Fault::Switchover(0)),
+        (500, Fault::Kill(0, 4000)),
+    ]);
+    simulate(&[
+        (0, slow),
+        (0, Fault::Switchover(0)),
+        (500, Fault::Kill(1, 9000)),
+    ]);
+    simulate(&[(0, Fault::Hooks(1, 3000)), (10, Fault::Switchover(0))]);
 }
 
 /// The other node believes this one to be down, and serves without asking.

@@ -14,8 +14,8 @@ pub mod region;
 pub mod resume;
 pub mod ring;
 pub mod shm;
-pub mod sync;
 pub mod switchover;
+pub mod sync;
 pub mod tcp;
 #[cfg(all(test, not(loom)))]
 pub mod testkit;

@@ -65,7 +65,12 @@ impl Unit {
     }
 
     pub(super) fn standing(&self, now: Now) -> Standing {
-        let (role, generation) = self.machine.told();
+        let (mut role, generation) = self.machine.told();
+        let hands_over = role == PeerRole::Active && self.machine.active().is_none();
+        if hands_over {
+            // The peer is to wait; clients are to ask on.
+            role = PeerRole::TakingOver;
+        }
         Standing {
             name: self.served.name.clone(),
             role,
@@ -216,6 +221,7 @@ impl Unit {
         let fits = match event {
             Event::Force => matches!(role, "passive" | "starting"),
             Event::Resign => matches!(role, "active" | "taking-over"),
+            Event::HandOver => role == "active",
             _ => true,
         };
         if fits {

@@ -13,7 +13,14 @@ use std::sync::atomic::AtomicU64;
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Every role that a node can have.
-const ROLES: [&str; 5] = ["starting", "passive", "taking-over", "active", "stopping"];
+const ROLES: [&str; 6] = [
+    "starting",
+    "passive",
+    "taking-over",
+    "active",
+    "handing-over",
+    "stopping",
+];
 
 type Labels = Vec<(&'static str, String)>;
 type Ints = Family<Labels, Gauge>;

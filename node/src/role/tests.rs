@@ -461,6 +461,9 @@ fn stopping_says_so_and_nothing_begins_again() {
     assert_eq!(n.m.role_name(), "stopping");
 }
 
+#[path = "handover_tests.rs"]
+mod handover;
+
 fn event() -> impl Strategy<Value = (u32, Event)> {
     let role = prop_oneof![
         Just(PeerRole::Starting),
@@ -484,6 +487,7 @@ fn event() -> impl Strategy<Value = (u32, Event)> {
         2 => prop::bool::weighted(0.8).prop_map(|ok| Event::Persisted { ok }),
         1 => Just(Event::Force),
         1 => Just(Event::Resign),
+        1 => Just(Event::HandOver),
     ];
     (0..2000_u32, event)
 }

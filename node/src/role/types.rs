@@ -73,6 +73,8 @@ pub enum Cause {
     NobodyActive,
     /// The operator's word.
     Forced,
+    /// This node was to hand the role over, and could not.
+    HandoverFailed,
 }
 
 impl Cause {
@@ -84,6 +86,7 @@ impl Cause {
             Self::PeerResigned => "peer-resigned",
             Self::NobodyActive => "nobody-active",
             Self::Forced => "forced",
+            Self::HandoverFailed => "handover-failed",
         }
     }
 }
@@ -124,6 +127,8 @@ pub enum Event {
     Force,
     /// The operator wants us passive.
     Resign,
+    /// The operator wants the peer active: our SQL server is demoted first, and only then the peer begins.
+    HandOver,
     /// The daemon is being stopped.
     Stop,
 }
