@@ -17,6 +17,7 @@ mod node;
 mod resolve;
 mod run;
 mod status;
+mod switchover;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -65,6 +66,7 @@ enum Command {
     Demo(demo::Args),
     Bench(bench::Args),
     Node(node::Args),
+    Switchover(switchover::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Node(args) => node::run(args),
+        Command::Switchover(args) => switchover::run(args),
     };
     match outcome.and_then(|()| output::check()) {
         Ok(()) => ExitCode::SUCCESS,

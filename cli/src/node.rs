@@ -11,7 +11,7 @@ use vianet_node::control::Request;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  vianet node --control /run/vianet/node-b.ctl resign sales          planned switchover to the other node
+  vianet node --control /run/vianet/node-b.ctl resign sales          to the other node, at once
   vianet node --control /run/vianet/node-b.ctl force-active sales    whatever the other node says")]
 pub struct Args {
     /// The daemon's control socket: `<shm_dir>/<node>.ctl`.
@@ -31,7 +31,7 @@ enum Command {
         /// The server name.
         server: String,
     },
-    /// Stop being active for a name: the peer takes over at once.
+    /// Stop being active for a name: the peer takes over at once, whatever the sessions do (see `vianet switchover`).
     Resign {
         /// The server name.
         server: String,

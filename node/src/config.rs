@@ -310,6 +310,11 @@ pub struct Hooks {
     pub demote: Vec<String>,
     /// Its time limit.
     pub demote_timeout_ms: u64,
+    /// Whether the other node's SQL server can take over, asked on the active node before a switchover. Without it: yes.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
+    pub ready: Vec<String>,
+    /// Its time limit.
+    pub ready_timeout_ms: u64,
     /// Whether the SQL server can be written to. Without it: whether it accepts a connection.
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "argv")]
     pub health: Vec<String>,
@@ -334,6 +339,7 @@ impl Hooks {
             &mut self.fence,
             &mut self.promote,
             &mut self.demote,
+            &mut self.ready,
             &mut self.health,
         ];
         for program in all.into_iter().filter_map(|argv| argv.first_mut()) {
@@ -355,6 +361,8 @@ impl Default for Hooks {
             promote_timeout_ms: 60_000,
             demote: Vec::new(),
             demote_timeout_ms: 10_000,
+            ready: Vec::new(),
+            ready_timeout_ms: 5_000,
             health: Vec::new(),
             health_timeout_ms: 1_000,
         }

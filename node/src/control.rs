@@ -17,8 +17,26 @@ pub enum Request {
         /// Which name.
         server: String,
     },
-    /// Stop being active for `server`; the peer takes over at once (a planned switchover).
+    /// Stop being active for `server`; the peer takes over at once, whatever the sessions do.
     Resign {
+        /// Which name.
+        server: String,
+    },
+    /// Give the role of the active node to the peer `to`, once the sessions rest or the drain time is over. Answered at
+    /// once; [`Request::Switchovers`] tells how it goes.
+    Switchover {
+        /// Which name.
+        server: String,
+        /// The node that is to be active.
+        to: String,
+        /// Longest wait for sessions that do not rest.
+        drain_ms: u64,
+        /// Only say what would become of each session.
+        #[serde(default)]
+        dry_run: bool,
+    },
+    /// How the last switchover of `server` goes, or went.
+    Switchovers {
         /// Which name.
         server: String,
     },
@@ -32,6 +50,8 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Status),
+    /// To [`Request::Switchover`] and [`Request::Switchovers`].
+    Switchover(SwitchoverStatus),
     /// The command was taken; its effect is seen in the status.
     Done,
     /// It was not; the text says why.
@@ -112,6 +132,58 @@ pub struct SessionStatus {
     pub peer: String,
     /// Milliseconds since 1970 when it was accepted.
     pub since_ms: u64,
+    /// What it said last of itself ([`vianet::via::switchover::Standing`]); 0: nothing.
+    #[serde(skip)]
+    pub standing: u8,
+}
+
+/// A switchover.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+pub struct SwitchoverStatus {
+    /// Which name.
+    pub server: String,
+    /// The node that was active.
+    pub from: String,
+    /// The node that is to be.
+    pub to: String,
+    /// Nothing is changed.
+    pub dry_run: bool,
+    /// `checking`, `draining`, `holding`, `handing-over`, `waiting`, `over`.
+    pub phase: String,
+    /// It has ended.
+    pub over: bool,
+    /// It came to nothing, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Milliseconds for which busy sessions were waited for while all went on.
+    pub drain_ms: u64,
+    /// Milliseconds from when requests began to wait to the end of this node's role.
+    pub hold_ms: u64,
+    /// Milliseconds until this node's SQL server was demoted.
+    pub demote_ms: u64,
+    /// Milliseconds from then until the other node said that it is active.
+    pub takeover_ms: u64,
+    /// The sum of the last three: what an application sees, before what its own session needs to move.
+    pub stall_ms: u64,
+    /// The sessions as they stood when the role was left, or as they stand (dry run).
+    pub sessions: Vec<SwitchoverSession>,
+}
+
+/// A session in a switchover.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct SwitchoverSession {
+    /// Its channel.
+    pub channel: u64,
+    /// Who.
+    pub peer: String,
+    /// Over what.
+    pub transport: String,
+    /// `yes`, `unknown`, or why not, in one word.
+    pub movable: String,
+    /// The same in a sentence.
+    pub reason: String,
+    /// What becomes of it.
+    pub outcome: String,
 }
 
 /// One change of role.

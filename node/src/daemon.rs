@@ -3,6 +3,7 @@
 
 mod mailbox;
 mod stop;
+mod switchover;
 mod tickets;
 mod unit;
 mod work;
@@ -136,11 +137,11 @@ impl Daemon {
         let writer = work::Writer::start(store.clone(), lock, mailbox.sender());
         let now = clock::both();
         let mut units = Vec::new();
-        for served in served {
+        for (index, served) in served.into_iter().enumerate() {
             let saved = store.load(&served.name)?;
             let rules = rules(&config, &served.config);
             let machine = Machine::new(rules, now, saved.seen, saved.own);
-            units.push(Unit::new(served, machine, saved, writer.clone()));
+            units.push(Unit::new(index, served, machine, saved, writer.clone()));
         }
         let authority = Box::new(keepalives(&config, key.clone())?);
         let responder = Responder::new(&config, key, relay.endpoints());
@@ -400,6 +401,7 @@ impl Daemon {
                 peer: &peer,
                 mail: self.mailbox.sender(),
             };
+            unit.see_to_switchover(now, &self.relay);
             unit.publish();
             while let Some(action) = unit.machine.poll_action() {
                 changed |= unit.carry_out(now, action, &context, &self.relay);
@@ -455,6 +457,11 @@ impl Daemon {
                     check,
                     result,
                 } => self.units[server].checked(now, check, result),
+                // All of them are looked at together.
+                Message::Standing { .. } => continue,
+                Message::Ready { server, result } => {
+                    self.units[server].ready(now, result, &self.relay);
+                }
                 Message::CheckHealth { server } => self.units[server].want_check(),
                 Message::Control { request, reply } => {
                     let answer = self.control(now, request);
@@ -475,6 +482,16 @@ impl Daemon {
             }
             Request::ForceActive { server } => (server, Event::Force),
             Request::Resign { server } => (server, Event::Resign),
+            Request::Switchover {
+                server,
+                to,
+                drain_ms,
+                dry_run,
+            } => {
+                let drain = Duration::from_millis(drain_ms);
+                return self.switch_over(now, &server, &to, drain, dry_run);
+            }
+            Request::Switchovers { server } => return self.switchover(&server),
         };
         let name = server.to_ascii_lowercase();
         let Some(unit) = self.units.iter_mut().find(|u| u.served.name == name) else {

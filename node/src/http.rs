@@ -46,7 +46,7 @@ fn serve(mut stream: TcpStream, mail: &Mail) -> std::io::Result<()> {
         Some(head) => answer(&head, || match ask(Request::Status, mail) {
             Reply::Status(status) => Ok(status),
             Reply::Error { text } => Err(text),
-            Reply::Done => Err("the daemon gave no status".into()),
+            Reply::Done | Reply::Switchover(_) => Err("the daemon gave no status".into()),
         }),
     };
     stream.set_write_timeout(Some(PATIENCE))?;

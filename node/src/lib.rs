@@ -21,4 +21,5 @@ pub mod responder;
 pub mod role;
 pub mod served;
 pub mod state;
+pub mod switchover;
 pub mod ticket;

@@ -42,6 +42,8 @@ enum Command {
         incoming: Box<dyn Incoming>,
         channel: u64,
     },
+    /// Every client of a server is told what is ordered now.
+    Order { index: usize },
     /// Every channel of a server ends.
     End { index: usize, reason: EndReason },
     /// The thread ends.
@@ -159,6 +161,13 @@ impl Relay {
                 index: server,
                 reason,
             });
+        }
+    }
+
+    /// Tells every client of a server what is ordered now ([`Served::order`]).
+    pub fn tell_order(&self, server: usize) {
+        for post in &self.shared.posts {
+            post.send(Command::Order { index: server });
         }
     }
 
@@ -314,6 +323,7 @@ fn dispatch(incoming: Box<dyn Incoming>, shared: &Shared, turn: &mut usize) {
         Some(index) => match shared.served[index].active() {
             None => Some(RejectReason::NotActive),
             Some(own) if own < incoming.min_generation() => Some(RejectReason::GenerationTooOld),
+            Some(_) if shared.served[index].is_closed() => Some(RejectReason::Busy),
             Some(_) if shared.open.load(Ordering::Acquire) >= shared.most => {
                 Some(RejectReason::Busy)
             }

@@ -5,9 +5,10 @@ use crate::control::SessionStatus;
 use crate::ticket::desk::Desk;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 use vianet::resolve::Generation;
+use vianet::via::switchover::Order;
 
 /// See the module's text. The main loop writes role and lease, everybody reads them.
 pub struct Served {
@@ -17,6 +18,10 @@ pub struct Served {
     pub name: String,
     /// Said already: clients speak PostgreSQL although the configuration does not say so.
     pub recognised: AtomicBool,
+    /// What the clients of every channel are told: an [`vianet::via::switchover::Order`].
+    order: AtomicU8,
+    /// Connects are to come again.
+    closed: AtomicBool,
     active: AtomicU64,
     serve_until: AtomicU64,
     health: Mutex<Health>,
@@ -51,6 +56,8 @@ impl Served {
                 .map(|t| Desk::new(&config.name, Duration::from_secs(t.lifetime_s))),
             config,
             recognised: AtomicBool::new(false),
+            order: AtomicU8::new(0),
+            closed: AtomicBool::new(false),
             active: AtomicU64::new(0),
             serve_until: AtomicU64::new(0),
             health: Mutex::default(),
@@ -85,6 +92,22 @@ impl Served {
         if active.is_some() {
             self.serve_until.store(until, Ordering::Release);
         }
+    }
+
+    /// What clients are told.
+    pub fn order(&self) -> u8 {
+        self.order.load(Ordering::Acquire)
+    }
+
+    /// The main loop's word.
+    pub fn set_order(&self, order: Order, closed: bool) {
+        self.closed.store(closed, Ordering::Release);
+        self.order.store(order as u8, Ordering::Release);
+    }
+
+    /// Whether connects are to come again a little later.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// The last check that ended.

@@ -129,14 +129,18 @@ fn server(lab: &Lab, node: NodeName, name: &str, tickets: bool) -> Outcome<Serve
                 fence: hook("fence"),
                 promote: hook("promote"),
                 demote: hook("demote"),
+                ready: hook("ready"),
                 health: hook("health"),
                 health_timeout_ms,
                 ..Hooks::default()
             },
-            // A primary that is demoted is killed by the other node's fence hook.
+            // Outside of a switchover a primary is killed by the other node's fence hook.
             Engine::Postgres => Hooks {
                 fence: hook("fence"),
                 promote: hook("promote"),
+                demote: hook("demote"),
+                demote_timeout_ms: 60_000,
+                ready: hook("ready"),
                 health: hook("health"),
                 health_timeout_ms,
                 ..Hooks::default()

@@ -66,6 +66,11 @@ pub fn demote(lab: &Lab, node: NodeName) -> Outcome {
     }
 }
 
+/// Whether the other node's server is there to be promoted.
+pub fn ready(lab: &Lab, node: NodeName) -> Outcome {
+    expect(lab, node.other(), "health", "standing by")
+}
+
 /// Whether the node's server serves.
 pub fn health(lab: &Lab, node: NodeName) -> Outcome {
     expect(lab, node, "health", "serving")

@@ -26,7 +26,9 @@ enum Hook {
     Fence,
     Promote,
     Demote,
+    Ready,
     Health,
+    Rejoin,
 }
 
 /// Runs the hook.
@@ -39,11 +41,25 @@ pub fn run(args: Args) -> Outcome {
         (Hook::Promote, Engine::Embedded) => embedded::promote(&lab, node),
         (Hook::Promote, Engine::Postgres) => postgres::promote(&lab, node),
         (Hook::Demote, Engine::Embedded) => embedded::demote(&lab, node),
+        // For any other reason the other node's fence hook ends it at once.
+        (Hook::Demote, Engine::Postgres) if is_switchover() => postgres::demote(&lab, node),
+        (Hook::Ready, Engine::Embedded) => embedded::ready(&lab, node),
+        (Hook::Ready, Engine::Postgres) => postgres::ready(&lab, node),
+        (Hook::Rejoin, Engine::Postgres) => postgres::rejoin(&lab, node),
         (Hook::Health, Engine::Embedded) => embedded::health(&lab, node),
         (Hook::Health, Engine::Postgres) => postgres::health(&lab, node),
-        // The other node's fence hook stops a PostgreSQL primary; a shared one goes on.
-        (Hook::Demote | Hook::Promote | Hook::Health, _) => Ok(()),
+        // A shared server goes on.
+        (Hook::Demote | Hook::Promote | Hook::Ready | Hook::Rejoin | Hook::Health, _) => Ok(()),
     }
+}
+
+fn is_switchover() -> bool {
+    std::env::var("VIANET_REASON").is_ok_and(|reason| reason == "switchover")
+}
+
+/// The peer has left its role by itself, and is no node that stands still.
+fn peer_resigned() -> bool {
+    std::env::var("VIANET_REASON").is_ok_and(|reason| reason == "peer-resigned")
 }
 
 /// Kills the SQL server of the other node: running, frozen or halfway through a write, it writes no more.
@@ -51,6 +67,13 @@ fn fence(lab: &Lab, node: NodeName) -> Outcome {
     let other = node.other();
     if lab.meta.engine == Engine::Postgres {
         postgres::check_promotable(lab, node)?;
+    }
+    if lab.meta.engine == Engine::Embedded
+        && peer_resigned()
+        && embedded::demote(lab, other).is_ok()
+    {
+        println!("{} stands by", other.name());
+        return Ok(());
     }
     let Some(process) = lab.process(other, Part::Server) else {
         return Ok(());

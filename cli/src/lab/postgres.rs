@@ -11,6 +11,7 @@
 //! A standby that is frozen and not dead makes commits wait: that is what synchronous replication means.
 
 mod cluster;
+mod switchover;
 
 use super::account::Account;
 use super::layout::{Engine, Lab, NodeName, Part, SALES_PORT};
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use vianet_node::pg::client::Client;
 
 pub use cluster::{create, find_binaries, forget_shared_memory, start};
+pub use switchover::{demote, ready, rejoin};
 
 /// Longest wait for a server to start, to stop, to be copied, to be promoted.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -207,6 +209,12 @@ pub fn check_promotable(lab: &Lab, node: NodeName) -> Outcome {
 pub fn promote(lab: &Lab, node: NodeName) -> Outcome {
     let server = Server::new(lab, node)?;
     check_promotable(lab, node)?;
+    switchover::stop_rejoining(lab, node)?;
+    let life = server.process().map_or(Life::Dead, |p| p.life());
+    if life == Life::Dead {
+        // It was demoted, and the other node did not take over.
+        server.run(&Interrupt::default())?;
+    }
     if server.is_primary() {
         return Ok(());
     }

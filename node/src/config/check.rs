@@ -305,6 +305,7 @@ impl Server {
             ("fence", hooks.fence_timeout_ms),
             ("promote", hooks.promote_timeout_ms),
             ("demote", hooks.demote_timeout_ms),
+            ("ready", hooks.ready_timeout_ms),
             ("health", hooks.health_timeout_ms),
         ] {
             range(&at(&format!("hooks.{key}_timeout_ms")), limit, 1, 3_600_000)?;

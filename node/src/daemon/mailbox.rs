@@ -27,6 +27,18 @@ pub enum Message {
         /// What failed.
         result: Result<(), String>,
     },
+    /// Clients have said how their sessions stand.
+    Standing {
+        /// Which server name.
+        server: usize,
+    },
+    /// The hook `ready` ended.
+    Ready {
+        /// Which server name.
+        server: usize,
+        /// What it says against a switchover.
+        result: Result<(), String>,
+    },
     /// The relay saw an end of file of the SQL server and must know what it means.
     CheckHealth {
         /// Which server name.

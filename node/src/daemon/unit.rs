@@ -10,6 +10,7 @@ use crate::responder::Standing;
 use crate::role::{Action, Event, Hook, Machine, Now, PeerRole};
 use crate::served::Served;
 use crate::state::Saved;
+use crate::switchover::Switchover;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,8 @@ use tracing::{info, warn};
 const MAX_CHANGES: usize = 16;
 
 pub(super) struct Unit {
+    /// In the configuration.
+    pub(super) index: usize,
     pub(super) served: Arc<Served>,
     pub(super) machine: Machine,
     /// What is on disk, or on its way there.
@@ -35,11 +38,20 @@ pub(super) struct Unit {
     checking: Option<Duration>,
     next_check: Duration,
     healthy: Option<bool>,
+    /// The last one, or the one under way.
+    pub(super) switchover: Option<Switchover>,
 }
 
 impl Unit {
-    pub(super) fn new(served: Arc<Served>, machine: Machine, saved: Saved, writer: Writer) -> Self {
+    pub(super) fn new(
+        index: usize,
+        served: Arc<Served>,
+        machine: Machine,
+        saved: Saved,
+        writer: Writer,
+    ) -> Self {
         Self {
+            index,
             served,
             machine,
             saved,
@@ -52,6 +64,7 @@ impl Unit {
             checking: None,
             next_check: Duration::ZERO,
             healthy: None,
+            switchover: None,
         }
     }
 

@@ -102,6 +102,30 @@ impl Context<'_> {
         });
     }
 
+    /// Asks, by the hook `ready`, whether the other node's SQL server can take over.
+    pub fn run_ready(&self, server: &Server, generation: u64) {
+        let env = self.env(server, generation, "switchover");
+        let (index, mail, hooks) = (self.index, self.mail.clone(), server.hooks.clone());
+        let work = move || {
+            let limit = Duration::from_millis(hooks.ready_timeout_ms);
+            let outcome = hooks::run(&hooks.ready, &env, limit, &Permit::default());
+            let result = match outcome.ok {
+                true => Ok(()),
+                false => Err(format!("{}: {}", outcome.ended, outcome.output)),
+            };
+            mail.send(Message::Ready {
+                server: index,
+                result,
+            });
+        };
+        self.spawn("ready", work, move |mail| {
+            mail.send(Message::Ready {
+                server: index,
+                result: Err("no thread can be started".into()),
+            });
+        });
+    }
+
     /// Starts a health check that is known by the time it began.
     pub fn run_check(&self, server: &Server, generation: u64, check: Duration) {
         let env = self.env(server, generation, "health");

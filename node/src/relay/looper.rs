@@ -163,10 +163,22 @@ impl Looper {
         match command {
             Command::Open { incoming, index } => self.open(incoming, index),
             Command::Resume { incoming, channel } => self.resume(incoming, channel),
+            Command::Order { index } => self.tell_order(index),
             Command::End { index, reason } => self.end(index, reason),
             Command::Stop => return false,
         }
         true
+    }
+
+    fn tell_order(&self, index: usize) {
+        let word = self.shared.served[index].order();
+        for slot in self.slots.values() {
+            if let Slot::Open(session) = slot
+                && session.index == index
+            {
+                session.channel.wire.say(&session.channel, word);
+            }
+        }
     }
 
     fn end(&mut self, index: usize, reason: EndReason) {
@@ -224,6 +236,10 @@ impl Looper {
                         event = "channel-parked",
                         server, channel, "its transport broke; it may be resumed"
                     );
+                }
+                if session.has_new_standing() {
+                    let server = session.index;
+                    self.shared.mail.send(Message::Standing { server });
                 }
                 if !held && session.is_held() {
                     self.shared.mail.send(Message::CheckHealth {

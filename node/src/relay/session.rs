@@ -93,6 +93,8 @@ pub(super) struct Session {
     login_held: Vec<u8>,
     /// The session is over except for bytes that are still to be delivered, until then.
     draining: Option<(Duration, &'static str)>,
+    /// What its client said last of itself.
+    standing: u8,
     /// The SQL server was dropped by us: it must not be read or written any more.
     upstream_gone: bool,
 }
@@ -134,6 +136,7 @@ impl Session {
             ticketing: None,
             login_held: Vec::new(),
             draining: None,
+            standing: 0,
             upstream_gone: false,
         }
     }
@@ -152,6 +155,19 @@ impl Session {
     /// Whether the channel may be carried on by a resumption.
     pub(super) fn resumable(&self) -> bool {
         self.draining.is_none()
+    }
+
+    /// Whether its client has said something new of itself; notes it.
+    pub(super) fn has_new_standing(&mut self) -> bool {
+        let told = self.channel.wire.told();
+        if std::mem::replace(&mut self.standing, told) == told {
+            return false;
+        }
+        let id = self.channel.accept.channel_id;
+        if let Some(status) = self.served.sessions.lock().get_mut(&id) {
+            status.standing = told;
+        }
+        true
     }
 
     /// The same session on a new channel.

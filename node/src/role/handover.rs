@@ -35,7 +35,9 @@ impl Machine {
     /// The demote hook of a switchover has ended.
     pub(super) fn demoted(&mut self, now: Now, ok: bool) {
         if !ok || self.peer != Peer::Up(PeerRole::Passive) {
-            return self.take_over(now, Cause::HandoverFailed, true);
+            // As at a start: a peer that says that it is passive needs no fence.
+            let fence = self.peer != Peer::Up(PeerRole::Passive);
+            return self.take_over(now, Cause::HandoverFailed, fence);
         }
         self.not_before = now.at + self.rules.retry;
         self.nobody_since = None;

@@ -191,25 +191,7 @@ impl Server<'_> {
         self.write(&data.join("standby.signal"), "")?;
         self.wait_for(None)?;
         self.run(stop)?;
-        // The standby has everything once it has what was flushed when commits began to wait for it. That is when the
-        // checkpointer, not a session, has read the new settings: a checkpoint that was asked for later is done.
-        primary.wait_for(Some(self.node))?;
-        primary.until("to wait for its standby", stop, |primary| {
-            Ok(primary
-                .ask("SHOW synchronous_standby_names")?
-                .contains(self.node.name()))
-        })?;
-        primary.ask("SELECT public.settle()")?;
-        let end = primary.ask("SELECT pg_current_wal_flush_lsn()")?;
-        let name = self.node.name();
-        let caught_up = format!(
-            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{name}' \
-             AND sync_state = 'sync' AND flush_lsn >= '{end}'"
-        );
-        primary.until("to be copied", stop, |primary| {
-            Ok(primary.ask(&caught_up)? == "1")
-        })?;
-        fs::remove_file(&stale).doing(|| stale.display().to_string())
+        self.joins(primary, stop)
     }
 
     fn include_settings(&self) -> Outcome {
@@ -298,7 +280,7 @@ impl Server<'_> {
     }
 
     /// Writes a file that the database's user owns and only it can read.
-    fn write(&self, path: &Path, text: &str) -> Outcome {
+    pub(super) fn write(&self, path: &Path, text: &str) -> Outcome {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
         let mut options = fs::OpenOptions::new();

@@ -7,6 +7,7 @@ use super::{BELL, CONNECT_LIMIT, Looper, Slot, UPSTREAM, WIRE};
 use crate::clock;
 use crate::control::SessionStatus;
 use crate::daemon::Message;
+use crate::served::Served;
 use rustix::event::epoll;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -124,6 +125,7 @@ impl Looper {
             transport: transport.to_string(),
             peer: peer.clone(),
             since_ms: clock::wall_ms(),
+            standing: 0,
         };
         served.sessions.lock().insert(channel_id, status);
         self.shared
@@ -131,6 +133,7 @@ impl Looper {
             .lock()
             .insert(channel_id, self.shared_index());
         channel.activate();
+        say_order(&served, &channel);
         let session = Session::new(
             served,
             index,
@@ -226,6 +229,7 @@ impl Looper {
         match fresh {
             Ok(channel) => {
                 channel.activate();
+                say_order(&served, &channel);
                 session.resumed(channel);
                 info!(
                     event = "channel-resumed",
@@ -248,5 +252,13 @@ impl Looper {
         }
         self.slots.insert(id, Slot::Open(session));
         self.ready.insert(id);
+    }
+}
+
+/// A client that comes in the middle of a switchover hears of it.
+fn say_order(served: &Served, channel: &Channel) {
+    match served.order() {
+        0 => {}
+        word => channel.wire.say(channel, word),
     }
 }
