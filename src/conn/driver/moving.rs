@@ -90,6 +90,8 @@ impl Driver {
         match notice {
             // What cannot end well is said at once: the application will connect anew.
             Notice::FailoverBegun => {
+                // What becomes of the node that was left means nothing for the one that comes.
+                todo.probes.remove(self.conn.id, todo.set);
                 if let Some(Err(why)) = self.judge(todo) {
                     self.why = format!("{}; {why}", self.why);
                     let _ = self.machine.handle(todo.now, Event::NotMovable);
