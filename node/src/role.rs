@@ -338,7 +338,10 @@ impl Machine {
         let before = std::mem::replace(&mut self.peer, Peer::Up(role));
         self.last_idle = matches!(role, PeerRole::Starting | PeerRole::Passive).then_some(asked_at);
         self.knew_active |= matches!(role, PeerRole::Active | PeerRole::TakingOver);
-        self.handed_over &= role != PeerRole::Active;
+        if role == PeerRole::Active && std::mem::take(&mut self.handed_over) {
+            // It got the time to take the role, and took it.
+            self.not_before = Duration::ZERO;
+        }
         if let State::Starting { .. } = self.state {
             self.peer_says_at_start(now, role, generation);
             self.seen = self.seen.max(generation);

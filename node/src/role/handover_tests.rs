@@ -53,6 +53,17 @@ fn the_heir_takes_over_at_once() {
 }
 
 #[test]
+fn who_has_just_handed_over_takes_back_at_once() {
+    let (mut n, generation) = pair();
+    n.on(Event::HandOver);
+    n.done(Hook::Demote, true);
+    n.peer(PeerRole::Active, generation + 1);
+    n.pass(10);
+    let actions = n.peer(PeerRole::Passive, generation + 1);
+    assert_eq!(roles(&actions), [("taking-over", "peer-resigned")]);
+}
+
+#[test]
 fn what_cannot_be_demoted_is_taken_back() {
     let (mut n, generation) = pair();
     n.on(Event::HandOver);
