@@ -355,3 +355,40 @@ fn the_command_says_who_may_give_it() {
     ];
     cluster.refused(&args, "does not answer");
 }
+
+/// Without PostgreSQL; its SQL server behind both names is told to stand by, and not killed.
+#[test]
+fn the_embedded_engine_changes_places_too() {
+    let Some(lab) = Lab::up("embedded", 165) else {
+        return;
+    };
+    let role = |node: &str, name: &str, role: &str| {
+        lab.until(&format!("{node} {role}"), |status| {
+            let nodes = status["nodes"].as_array().unwrap();
+            let node = nodes.iter().find(|n| n["node"] == node).unwrap();
+            node["servers"][name]["role"] == role
+        });
+    };
+    lab.wait_until_active("node-a");
+    lab.sql("create table t (n integer)");
+    for (n, (from, to)) in [("node-a", "node-b"), ("node-b", "node-a")]
+        .into_iter()
+        .enumerate()
+    {
+        role(to, "sales", "passive");
+        lab.sql(&format!("insert into t values ({n})"));
+        let out = Command::new(env!("CARGO_BIN_EXE_vianet"))
+            .args(["switchover", "sales.lab", "--to", to])
+            .env("VIANET_CONFIG", lab.dir().join("client.toml"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}{}", text(&out), lab.logs());
+        assert!(text(&out).contains("stall"), "{}", text(&out));
+        assert_eq!(lab.status()["active"]["sales"], to);
+        assert_eq!(lab.sql("select count(*) from t"), (n + 1).to_string());
+        role(from, "sales", "passive");
+        // The other name follows: its server stands by.
+        role(to, "ledger", "active");
+        role(from, "ledger", "passive");
+    }
+}

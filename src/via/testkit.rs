@@ -44,7 +44,7 @@ macro_rules! provider_suite {
     };
     (@all $attribute:tt $setup:expr) => {
         $crate::provider_suite!(@stories $attribute $setup;
-            accepts_and_echoes, rejects_for_each_reason, refuses_a_wrong_node, signs_its_accepts,
+            accepts_and_echoes, words_pass_the_stream, rejects_for_each_reason, refuses_a_wrong_node, signs_its_accepts,
             streams_blocking, streams_by_poll, pushes_back, an_exact_fit_is_not_writable, half_closes,
             ends_for_each_reason, reports_a_hang_up, keeps_what_was_accepted, resumes_in_mid_stream, limits_channels_per_peer,
             kick_ends_a_wait, time_out_ends_a_wait, a_bypassing_reader_reads_true_bytes,

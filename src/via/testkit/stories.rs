@@ -45,6 +45,30 @@ pub fn accepts_and_echoes(setup: &dyn Setup) {
     });
 }
 
+/// A word arrives in either direction, between bytes too; the last one counts, and 0 takes it back.
+pub fn words_pass_the_stream(setup: &dyn Setup) {
+    let mut node = Node::start(setup);
+    let pair = node.pair();
+    let (client, served) = (&pair.client, &pair.node);
+    assert_eq!((client.wire.told(), served.wire.told()), (0, 0));
+    for (from, to) in [(client, served), (served, client)] {
+        for word in [1, 0xff, 2, 0, 0x80] {
+            let sent = from.accepted();
+            send_stream(from, 3, sent, sent + 1000);
+            from.wire.say(from, 7);
+            from.wire.say(from, word);
+            send_stream(from, 3, sent + 1000, sent + 2000);
+            receive_stream(to, 3, sent, sent + 2000);
+            until("the word arrives", || {
+                let _ = (from.drive(), to.drive());
+                to.wire.told() == word
+            });
+        }
+    }
+    assert_eq!((client.wire.told(), served.wire.told()), (0x80, 0x80));
+    assert_eq!((client.broken(), served.broken()), (None, None));
+}
+
 /// Every reason for a reject arrives as what it is, and the listener goes on.
 pub fn rejects_for_each_reason(setup: &dyn Setup) {
     let mut node = Node::start(setup);

@@ -234,7 +234,7 @@ fn bytes_that_are_no_packet() {
     assert_eq!(raw(&[0; 40]), "packet magic 0000, must be 5649");
     let mut unknown = right(Type::Ack).encode();
     unknown[0] = 99;
-    assert_eq!(raw(&unknown), "packet type 99, known are 1 to 10");
+    assert_eq!(raw(&unknown), "packet type 99, known are 1 to 11");
     let mut long = right(Type::Ack).encode();
     long[4] = 1;
     assert_eq!(raw(&long), "length 1 of Ack, allowed are 0 to 0");
