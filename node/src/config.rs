@@ -162,6 +162,8 @@ pub struct Limits {
     pub channels_per_peer: usize,
     /// Most channels at all.
     pub channels: usize,
+    /// Logins of one server name that are under way at a time; 0 takes four per processor. What comes beyond that waits.
+    pub logins: usize,
     /// Largest ring per direction a client may ask for.
     pub max_ring_bytes: u32,
     /// UDP answers a second to one source address.
@@ -181,6 +183,7 @@ impl Default for Limits {
         Self {
             channels_per_peer: 1024,
             channels: 8192,
+            logins: 0,
             max_ring_bytes: 4 << 20,
             answers_per_source: 200,
             answers: 20_000,

@@ -63,6 +63,8 @@ struct Shared {
     /// Channels that are open or being opened.
     open: AtomicUsize,
     most: usize,
+    /// Logins of one server name at a time.
+    most_logins: usize,
     /// Which loop has which channel.
     loops: Mutex<HashMap<u64, usize>>,
     posts: Vec<Post>,
@@ -134,6 +136,10 @@ impl Relay {
             lookups,
             open: AtomicUsize::new(0),
             most: config.limits.channels,
+            most_logins: match config.limits.logins {
+                0 => 4 * std::thread::available_parallelism().map_or(1, |n| n.get()),
+                n => n,
+            },
             loops: Mutex::default(),
             posts,
         });

@@ -5,7 +5,7 @@ use crate::control::SessionStatus;
 use crate::ticket::desk::Desk;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use vianet::resolve::Generation;
 use vianet::via::switchover::Order;
@@ -32,6 +32,8 @@ pub struct Served {
     pub desk: Option<Desk>,
     /// Channels accepted since the start.
     pub accepted: AtomicU64,
+    /// Logins under way.
+    pub logins: AtomicUsize,
     /// Bytes towards the SQL server.
     pub bytes_in: AtomicU64,
     /// Bytes from the SQL server.
@@ -64,6 +66,7 @@ impl Served {
             checked: Condvar::new(),
             sessions: Mutex::default(),
             accepted: AtomicU64::new(0),
+            logins: AtomicUsize::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
         }

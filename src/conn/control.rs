@@ -43,6 +43,8 @@ pub struct Words {
     pub ours_taken: AtomicU64,
     /// This process forked since the channel in use was put in: another one may use it.
     pub forked: AtomicBool,
+    /// The application waits for a channel: it has something to send.
+    pub wanted: AtomicBool,
     /// What the node of the channel in use wants ([`crate::conn::connection::Gate`]).
     pub gate: AtomicU32,
     /// Stream offset up to which the server's bytes had arrived before the last send.

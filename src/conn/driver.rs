@@ -17,6 +17,7 @@ use super::connection::Conn;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::reactor::{Set, Token, WireWatcher};
+use super::turnstile::Turnstile;
 use super::{Phase, events, fork, leaving, losses, transports};
 use crate::config::RawFailover;
 use crate::error::{Error, Kind};
@@ -52,6 +53,8 @@ pub struct Todo<'a> {
     pub queries: &'a mut Queries,
     /// Probes of nodes in use.
     pub probes: &'a mut Probes,
+    /// Who moves when.
+    pub turnstile: &'a mut Turnstile,
 }
 
 /// Whether the descriptor is writable.
@@ -91,6 +94,10 @@ pub struct Driver {
     restored: Option<()>,
     /// `current` is not known to the calls yet: a thread was inside. Whether it carries the stream that they know.
     unused: Option<bool>,
+    /// It is in the turnstile, or its turn.
+    queued: bool,
+    /// The machine knows that the application waits.
+    told_wanted: bool,
     /// The descriptor is not as it should be yet, for the same reason.
     level_owed: Option<Level>,
     /// Nor is it known whether the stream may move.
@@ -138,6 +145,8 @@ impl Driver {
             switchover: switchover::Heeded::default(),
             restored: None,
             unused: None,
+            queued: false,
+            told_wanted: false,
             level_owed: None,
             undecided: false,
             last_words: None,
@@ -294,6 +303,7 @@ impl Driver {
                     endpoint,
                     min_generation,
                 } => self.connect(todo, endpoint, min_generation, Purpose::Connect),
+                Action::Queue => self.queue(todo),
                 Action::Resume { endpoint } => self.resume(todo, endpoint),
                 Action::Scout { endpoint } => self.scout(todo, endpoint),
                 Action::Abandon => {
@@ -333,6 +343,7 @@ impl Driver {
                 Action::Tell(notice) => self.notice(todo, notice),
             }
         }
+        self.give_turn_back(todo);
     }
 
     /// Whether the reactor may forget it.

@@ -29,6 +29,7 @@ mod reactor;
 mod suspects;
 mod table;
 mod transports;
+mod turnstile;
 
 use crate::config::Client;
 use crate::error::{Error, Kind, Result};

@@ -7,6 +7,7 @@ use super::driver::{self, Driver, Todo};
 use super::lock::Lock;
 use super::probes::Probes;
 use super::queries::Queries;
+use super::turnstile::Turnstile;
 use super::{cancels, now, queries};
 use crate::error::{Error, Result};
 use crate::log::Level;
@@ -133,6 +134,7 @@ fn start() -> Result<Handle> {
         drivers: HashMap::new(),
         queries: Queries::default(),
         probes: Probes::default(),
+        turnstile: Turnstile::default(),
         timers: BTreeSet::new(),
         ticking: HashSet::new(),
         shared: HashMap::new(),
@@ -255,6 +257,7 @@ struct Reactor {
     drivers: HashMap<u64, Driver>,
     queries: Queries,
     probes: Probes,
+    turnstile: Turnstile,
     /// When which driver has something to do.
     timers: BTreeSet<(Duration, u64)>,
     /// Channels that want ticks.
@@ -286,6 +289,7 @@ impl Reactor {
         }
         self.queries.forget_all(set);
         self.probes.forget_all(set);
+        self.turnstile.forget_all();
         self.timers.clear();
         self.ticking.clear();
         self.shared.clear();
@@ -334,6 +338,7 @@ impl Reactor {
             self.timers.first().map(|(due, _)| *due),
             self.queries.poll_timeout(),
             self.probes.poll_timeout(),
+            self.turnstile.poll_timeout(),
             (!self.ticking.is_empty()).then_some(now + TICK),
             (!self.shared.is_empty()).then_some(now + SHARED_TICK),
             (!self.drivers.is_empty()).then_some(self.look),
@@ -399,6 +404,9 @@ impl Reactor {
         for (id, event) in self.probes.take_results() {
             self.drive(id, now, |driver, todo| driver.tell(todo, event));
         }
+        for id in self.turnstile.turns(now) {
+            self.drive(id, now, Driver::turn);
+        }
         while let Some((due, id)) = self.timers.first().copied().filter(|(due, _)| *due <= now) {
             self.timers.remove(&(due, id));
             self.drive(id, now, Driver::on_timeout);
@@ -433,6 +441,7 @@ impl Reactor {
             set: Set(rustix::fd::AsFd::as_fd(&self.epoll)),
             queries: &mut self.queries,
             probes: &mut self.probes,
+            turnstile: &mut self.turnstile,
         };
         step(driver, &mut todo);
         driver.act(&mut todo);

@@ -41,6 +41,8 @@ pub struct Machine {
     paths: Paths,
     failovers: u32,
     was_established: bool,
+    /// Somebody waits for the failover under way.
+    wanted: bool,
     /// The application closed; see [`Event::Leaving`].
     leaving: bool,
 }
@@ -68,6 +70,7 @@ impl Machine {
             paths: Paths::default(),
             failovers: 0,
             was_established: false,
+            wanted: false,
             leaving: false,
         }
     }
@@ -90,6 +93,15 @@ impl Machine {
     /// The answer in use.
     pub fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref().map(|(answer, _)| answer)
+    }
+
+    /// Whether the turn that [`Event::Turn`] gave is still made use of.
+    pub fn has_turn(&self) -> bool {
+        self.failing_over
+            && matches!(
+                self.step,
+                Step::Connecting | Step::Verifying | Step::Restoring
+            )
     }
 
     /// What is being connected, or carries the channel.
@@ -141,7 +153,7 @@ impl Machine {
             return;
         };
         match self.step {
-            Step::Waiting if self.retry_node => self.connect_all(now),
+            Step::Waiting if self.retry_node => self.connect_or_queue(now),
             Step::Waiting => self.ask(),
             Step::Connecting | Step::Resuming => {
                 self.push(Action::Abandon);
@@ -224,6 +236,15 @@ impl Machine {
                 }
             }
             Reaction::FailOver => self.fail_over(now),
+            Reaction::TakeTurn => {
+                // Of one that nobody waits for it counts from here.
+                self.deadline.get_or_insert(now + self.policy.deadline);
+                self.connect_all(now);
+            }
+            Reaction::Want => {
+                self.wanted = true;
+                self.deadline.get_or_insert(now + self.policy.deadline);
+            }
             Reaction::Restored => {
                 self.settle(now);
                 self.failovers += 1;
@@ -271,7 +292,21 @@ impl Machine {
         }
         self.unknown_since = None;
         self.answer = Some((answer, cached));
-        self.connect_all(now);
+        self.connect_or_queue(now);
+    }
+
+    /// Thousands may have lost the same node at the same moment: who moves waits for its turn.
+    fn connect_or_queue(&mut self, now: Duration) {
+        if !self.failing_over {
+            return self.connect_all(now);
+        }
+        self.step = Step::Queued;
+        self.timer = None;
+        self.loss = Loss::Unreachable;
+        if !self.wanted {
+            self.deadline = None;
+        }
+        self.push(Action::Queue);
     }
 
     fn no_answer(&mut self, now: Duration, why: NotResolved) {
@@ -409,6 +444,7 @@ impl Machine {
         self.step = Step::Established;
         self.failing_over = false;
         self.was_established = true;
+        self.wanted = false;
         self.deadline = None;
         self.timer = None;
         self.attempts = 0;
@@ -530,6 +566,7 @@ impl Machine {
         if matches!(
             self.step,
             Step::Asking
+                | Step::Queued
                 | Step::Connecting
                 | Step::Scouting
                 | Step::Returning

@@ -97,6 +97,10 @@ pub enum Event {
     Restored,
     /// The session cannot be moved: the open connection ends. May be said as soon as a failover has begun.
     NotMovable,
+    /// The connection may move now: see [`Action::Queue`].
+    Turn,
+    /// The application waits for the connection, in a call or for its descriptor. May be said at any time of a failover.
+    Wanted,
     /// The application closed its descriptor. Bytes that it sent may still have to reach the node: a channel that breaks is
     /// carried on for them, but no second server is looked for, and nobody is told anything any more.
     Leaving,
@@ -146,6 +150,9 @@ pub enum Action {
         /// The smallest generation that the node may have.
         min_generation: Generation,
     },
+    /// A second node was found: wait until it can be borne that this connection moves there, then report [`Event::Turn`].
+    /// Those go first for whom [`Event::Wanted`] was said; for the others there is no deadline until their turn comes.
+    Queue,
     /// Carry the channel on to the same node: one that broke, or one that works and is left only when the node accepts.
     Resume {
         /// Which endpoint of the answer.

@@ -16,6 +16,8 @@ pub(super) enum Step {
     Asking,
     /// A pause before the cluster is asked, or the node tried, again.
     Waiting,
+    /// A second node was found, and others move there first.
+    Queued,
     /// One endpoint of the answer is being connected.
     Connecting,
     /// The accept is being compared; left within the call that entered.
@@ -46,6 +48,7 @@ impl Step {
             Self::Asking | Self::Waiting | Self::Connecting | Self::Verifying if failing_over => {
                 State::FailingOver
             }
+            Self::Queued => State::FailingOver,
             Self::Reading | Self::Asking | Self::Waiting => State::Resolving,
             Self::Connecting => State::Connecting,
             Self::Verifying => State::Verifying,
@@ -93,6 +96,10 @@ pub(super) enum Reaction {
     CarryOn,
     /// The node is lost: find the second one.
     FailOver,
+    /// Connect the node that was found.
+    TakeTurn,
+    /// Somebody waits: the deadline counts.
+    Want,
     /// The session was brought back.
     Restored,
     /// The application is gone: only what it sent matters from now on.
@@ -158,7 +165,13 @@ pub(super) fn reaction(step: Step, failing_over: bool, event: &Event) -> Option<
         (S::Restoring, E::ChannelBroken | E::NodeLost) => R::PurgeAndAsk(Loss::Unreachable),
         (S::Restoring, E::NodeResigned) => R::PurgeAndAsk(Loss::NobodyActive),
         (S::Restoring, E::NotMovable) => R::Lose(Loss::NotMovable),
-        (S::Asking | S::Waiting | S::Connecting, E::NotMovable) if failing_over => R::Lose(Loss::NotMovable),
+        (S::Asking | S::Waiting | S::Queued | S::Connecting, E::NotMovable) if failing_over => R::Lose(Loss::NotMovable),
+
+        // A second node was found.
+        (S::Queued, E::Turn) => R::TakeTurn,
+        (S::Asking | S::Waiting | S::Queued | S::Connecting | S::Restoring, E::Wanted) if failing_over => R::Want,
+        (_, E::Wanted) => R::Ignore,
+        (S::Queued, E::ChannelBroken | E::NodeLost | E::NodeResigned) => R::Ignore,
 
         // News that comes late, or again, and changes nothing.
         (_, E::NodeAlive) => R::Ignore,
@@ -190,6 +203,8 @@ impl Event {
             Self::ResumeRefused => "ResumeRefused",
             Self::Restored => "Restored",
             Self::NotMovable => "NotMovable",
+            Self::Turn => "Turn",
+            Self::Wanted => "Wanted",
             Self::Leaving => "Leaving",
             Self::Closed => "Closed",
         }

@@ -51,7 +51,11 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str, tickets: bool) -> Outc
             ..Listen::default()
         },
         authority: authority(lab),
-        limits: Limits::default(),
+        limits: Limits {
+            channels_per_peer: (lab.meta.connections as usize)
+                .max(Limits::default().channels_per_peer),
+            ..Limits::default()
+        },
         peers: vec![Peer {
             node: peer.name().into(),
             query: query(peer),

@@ -206,6 +206,9 @@ pub struct Meta {
     /// Where PostgreSQL's programs are; `None`: the newest that is installed.
     #[serde(default)]
     pub pg_bin: Option<PathBuf>,
+    /// Sessions that a SQL server takes at a time.
+    #[serde(default = "usual_connections")]
+    pub connections: u32,
     /// PostgreSQL lets the nodes' relays in without a password.
     #[serde(default)]
     pub trust: bool,
@@ -223,6 +226,10 @@ pub struct Meta {
     pub made_dir: bool,
     /// The user that PostgreSQL runs as, where it is not the lab's own.
     pub database_user: Option<String>,
+}
+
+fn usual_connections() -> u32 {
+    300
 }
 
 fn usual() -> u32 {

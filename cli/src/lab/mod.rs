@@ -81,6 +81,9 @@ enum Command {
         /// Where PostgreSQL's programs are, in place of the newest that is installed.
         #[arg(long, value_name = "DIR")]
         pg_bin: Option<PathBuf>,
+        /// Sessions that a SQL server takes at a time (PostgreSQL), and a node of one user.
+        #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(20..=20_000))]
+        connections: u32,
         /// PostgreSQL asks nobody who comes through a node for a password. Only on a machine that is yours alone.
         #[arg(long)]
         trust: bool,
@@ -143,6 +146,7 @@ fn carry_out(args: Args) -> Outcome {
         rdma,
         patience,
         pg_bin,
+        connections,
         trust,
         no_extension,
     } = args.command
@@ -157,6 +161,7 @@ fn carry_out(args: Args) -> Outcome {
             rdma,
             patience,
             pg_bin,
+            connections,
             trust,
             no_extension,
         };

@@ -34,6 +34,8 @@ pub struct Plan {
     pub patience: u32,
     /// Where PostgreSQL's programs are; `None`: the newest that is installed.
     pub pg_bin: Option<PathBuf>,
+    /// Sessions that a SQL server takes at a time.
+    pub connections: u32,
     /// PostgreSQL lets the nodes' relays in without a password.
     pub trust: bool,
     /// PostgreSQL gets no extension, even where it is installed.
@@ -50,6 +52,7 @@ impl Plan {
             rdma: Vec::new(),
             patience: 1,
             pg_bin: None,
+            connections: 300,
             trust: false,
             no_extension: false,
         }
@@ -81,6 +84,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
             rdma: plan.rdma,
             patience: plan.patience,
             pg_bin: plan.pg_bin,
+            connections: plan.connections,
             trust: plan.trust,
             no_extension: plan.no_extension,
             pg_extension: None,

@@ -171,7 +171,7 @@ impl Libpq {
         let mut cc = Command::new("cc");
         cc.args(["-O1", "-Wall", "-Wextra", "-Werror", "-o"])
             .args([&program, &source])
-            .arg("-l:libpq.so.5");
+            .args(["-l:libpq.so.5", "-pthread"]);
         let out = cc.output().expect("a C compiler: run `make tools`");
         assert!(out.status.success(), "{}", text(&out));
         program

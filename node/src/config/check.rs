@@ -46,6 +46,7 @@ impl Node {
             1 << 30,
         )?;
         range("limits.channels", limits.channels as u64, 1, 1 << 20)?;
+        range("limits.logins", limits.logins as u64, 0, 1 << 20)?;
         range(
             "limits.channels_per_peer",
             limits.channels_per_peer as u64,

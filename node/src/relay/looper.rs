@@ -5,6 +5,7 @@
 //! time limit.
 
 mod admit;
+mod logins;
 
 use super::session::{Session, Turn};
 use super::{Command, Shared};
@@ -60,6 +61,8 @@ pub(super) struct Looper {
     owing: HashMap<u64, Duration>,
     /// Whether the wire's descriptor is watched for writing.
     writing: BTreeSet<u64>,
+    /// Logins under way, and those that wait.
+    logins: logins::Logins,
 }
 
 impl Looper {
@@ -86,6 +89,7 @@ impl Looper {
             soon: BTreeSet::new(),
             owing: HashMap::new(),
             writing: BTreeSet::new(),
+            logins: logins::Logins::default(),
         })
     }
 
@@ -123,6 +127,7 @@ impl Looper {
                 self.serve(id, now);
             }
             self.settle(now);
+            self.let_logins_in(now);
         }
     }
 
@@ -131,7 +136,7 @@ impl Looper {
             Duration::ZERO
         } else if !self.owing.is_empty() {
             SETTLE
-        } else if !self.soon.is_empty() {
+        } else if !self.soon.is_empty() || !self.logins.is_idle() {
             SOON
         } else {
             return None;
@@ -195,6 +200,7 @@ impl Looper {
         for id in ids {
             match self.slots.remove(&id) {
                 Some(Slot::Connecting { incoming, .. }) => {
+                    self.logins.ended(id);
                     incoming.reject(RejectReason::NotActive);
                     self.shared.open.fetch_sub(1, Ordering::AcqRel);
                 }
@@ -245,6 +251,9 @@ impl Looper {
                     self.shared.mail.send(Message::CheckHealth {
                         server: session.index,
                     });
+                }
+                if self.logins.counts(id) && session.has_logged_in() {
+                    self.logins.ended(id);
                 }
                 match turn {
                     Turn::Over(why) => return self.forget(id, *session, why),
@@ -314,6 +323,7 @@ impl Looper {
         }
         self.shared.loops.lock().remove(&channel_id);
         self.shared.open.fetch_sub(1, Ordering::AcqRel);
+        self.logins.ended(id);
         self.owing.remove(&id);
         self.writing.remove(&id);
         let fds = [session.upstream.as_fd(), channel.wire.wait_fd()];

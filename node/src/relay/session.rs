@@ -152,6 +152,12 @@ impl Session {
         matches!(self.end, UpstreamEnd::Held { .. })
     }
 
+    /// Whether the login is decided, as far as that is known: the SQL server has spoken, and nothing is watched any more.
+    pub(super) fn has_logged_in(&self) -> bool {
+        let watched = self.login.as_ref().is_some_and(|login| !login.guessing());
+        !watched && self.channel.accepted() > 0
+    }
+
     /// Whether the channel may be carried on by a resumption.
     pub(super) fn resumable(&self) -> bool {
         self.draining.is_none()

@@ -353,7 +353,13 @@ impl Conn {
 
     fn without_channel(&self, phase: Phase, direction: Direction) -> Result<Step> {
         match phase {
-            Phase::Connecting | Phase::Suspended => Ok(Step::While(phase)),
+            Phase::Connecting => Ok(Step::While(phase)),
+            Phase::Suspended => {
+                if direction == Direction::Send {
+                    self.is_wanted();
+                }
+                Ok(Step::While(phase))
+            }
             Phase::Established => Err(lost(libc::ECONNRESET)),
             Phase::Lost => {
                 let told = self.control.so_error.swap(0, Ordering::AcqRel) == 0;
@@ -367,6 +373,13 @@ impl Conn {
                     (errno, _) => Err(self.slow.lock().lost.clone().unwrap_or_else(|| lost(errno))),
                 }
             }
+        }
+    }
+
+    /// The application has something to send, and no channel for it.
+    fn is_wanted(&self) {
+        if !self.control.wanted.swap(true, Ordering::AcqRel) {
+            crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
         }
     }
 

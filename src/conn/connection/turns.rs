@@ -45,6 +45,7 @@ impl Conn {
             old.retire();
         }
         self.control.held.store(false, Ordering::Release);
+        self.control.wanted.store(false, Ordering::Release);
         if !same_stream {
             // What made the session again was answered.
             self.control
@@ -86,6 +87,7 @@ impl Conn {
         };
         channel.hold();
         self.control.held.store(false, Ordering::Release);
+        self.control.wanted.store(false, Ordering::Release);
         // The phase before the bell, as above.
         self.control.set_phase(Phase::Established);
         channel.activate();

@@ -212,6 +212,7 @@ impl Driver {
     /// Watches nothing any more, once it is over.
     pub(super) fn forget(&mut self, todo: &mut Todo<'_>) {
         if self.over {
+            todo.turnstile.leave(self.conn.id);
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);
             todo.queries.leave(self.conn.id);

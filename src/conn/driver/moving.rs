@@ -69,6 +69,57 @@ impl Driver {
         })
     }
 
+    /// A second node was found: who moves there first is not decided here.
+    pub(super) fn queue(&mut self, todo: &mut Todo<'_>) {
+        self.queued = true;
+        let wanted = self.is_wanted();
+        let server = self.conn.name.to_string();
+        todo.turnstile
+            .enter(self.conn.id, &server, wanted, todo.now);
+        if !wanted {
+            // Whoever polls before it sends must come to send.
+            self.owe_level(Level::Open);
+        }
+    }
+
+    /// Whether the application waits for the failover under way, or will not come to say so.
+    fn is_wanted(&self) -> bool {
+        self.conn.control.wanted.load(Ordering::Acquire) || self.linger.is_some()
+    }
+
+    /// The application may have begun to wait.
+    pub(super) fn look_whether_wanted(&mut self, todo: &mut Todo<'_>) {
+        let moving = matches!(self.machine.state(), State::FailingOver | State::Restoring);
+        if !moving {
+            self.told_wanted = false;
+        } else if !self.told_wanted && self.is_wanted() {
+            self.told_wanted = true;
+            todo.turnstile.want(self.conn.id, todo.now);
+            self.owe_level(Level::Blocked);
+            let _ = self.machine.handle(todo.now, Event::Wanted);
+        }
+    }
+
+    /// Now it may move.
+    pub fn turn(&mut self, todo: &mut Todo<'_>) {
+        self.event(todo, Event::Turn);
+    }
+
+    /// What was begun in its turn has ended, or there is nothing more to wait for.
+    pub(super) fn give_turn_back(&mut self, todo: &mut Todo<'_>) {
+        if !self.queued || self.machine.has_turn() {
+            return;
+        }
+        match self.machine.state() {
+            // It waits, or will again.
+            State::FailingOver | State::Restoring => todo.turnstile.done(self.conn.id),
+            _ => {
+                self.queued = false;
+                todo.turnstile.leave(self.conn.id);
+            }
+        }
+    }
+
     pub(super) fn notice(&mut self, todo: &mut Todo<'_>, notice: Notice) {
         let since = self.failed_at.unwrap_or(todo.now);
         let event = events::Event {
@@ -92,6 +143,8 @@ impl Driver {
             Notice::FailoverBegun => {
                 // What becomes of the node that was left means nothing for the one that comes.
                 todo.probes.remove(self.conn.id, todo.set);
+                self.told_wanted = false;
+                self.look_whether_wanted(todo);
                 if let Some(Err(why)) = self.judge(todo) {
                     self.why = format!("{}; {why}", self.why);
                     let _ = self.machine.handle(todo.now, Event::NotMovable);

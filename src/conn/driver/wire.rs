@@ -34,6 +34,7 @@ impl Driver {
     pub fn look(&mut self, todo: &mut Todo<'_>) {
         self.conn.hand_over_answers();
         self.watch_session(todo);
+        self.look_whether_wanted(todo);
         if let Some(broken) = self.current.as_ref().and_then(|channel| channel.broken()) {
             self.broke(todo, &broken);
         }

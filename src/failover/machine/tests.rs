@@ -85,9 +85,18 @@ impl Run {
         std::iter::from_fn(|| self.machine.poll_action()).collect()
     }
 
+    /// What comes of an event, where nobody else is about to move.
     fn on(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(self.now, event).unwrap();
-        self.drain()
+        let mut actions = self.drain();
+        self.pass_queue(&mut actions);
+        actions
+    }
+
+    fn pass_queue(&mut self, actions: &mut Vec<Action>) {
+        if actions.pop_if(|last| *last == Action::Queue).is_some() {
+            actions.extend(self.on(Event::Turn));
+        }
     }
 
     /// Lets time pass until the machine wants something.
@@ -98,7 +107,9 @@ impl Run {
             .expect("something is waited for")
             .max(self.now);
         self.machine.handle_timeout(self.now);
-        self.drain()
+        let mut actions = self.drain();
+        self.pass_queue(&mut actions);
+        actions
     }
 
     fn established() -> Self {
@@ -139,6 +150,12 @@ fn steps() -> Vec<(&'static str, Run)> {
     };
     let returning = || after(scouting(), &[Event::PathStands { quiet: true }]);
     let lost = || after(Run::established(), &[Event::NodeLost]);
+    let queued = || {
+        let mut run = lost();
+        run.machine.handle(run.now, resolved("node-b", 6)).unwrap();
+        run.drain();
+        run
+    };
     vec![
         ("Idle", fresh()),
         ("Resolving/reading", after(fresh(), &[Event::Start])),
@@ -163,6 +180,7 @@ fn steps() -> Vec<(&'static str, Run)> {
         ("Resuming/returning", returning()),
         ("FailingOver/asking", lost()),
         ("FailingOver/waiting", after(lost(), &[nobody])),
+        ("FailingOver/queued", queued()),
         (
             "FailingOver/connecting",
             after(lost(), &[resolved("node-b", 6)]),
@@ -248,6 +266,8 @@ fn events() -> Vec<(String, Event)> {
         Event::ResumeRefused,
         Event::Restored,
         Event::NotMovable,
+        Event::Turn,
+        Event::Wanted,
         Event::Leaving,
         Event::Closed,
     ] {

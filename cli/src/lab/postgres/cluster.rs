@@ -215,7 +215,7 @@ impl Server<'_> {
              listen_addresses = '{}'\n\
              port = {SALES_PORT}\n\
              unix_socket_directories = {}\n\
-             max_connections = 300\n\
+             max_connections = {}\n\
              shared_buffers = 32MB\n\
              dynamic_shared_memory_type = mmap\n\
              wal_level = replica\n\
@@ -232,6 +232,7 @@ impl Server<'_> {
              include_if_exists {}\n",
             self.host(),
             quoted(&self.socket_dir()),
+            self.lab.meta.connections,
             peer.ip(),
             peer.port(),
             self.replication_password()?,

@@ -18,7 +18,7 @@ use vianet::resolve::identity::random_bytes;
 use vianet::via::{Accept, Channel, Incoming, RejectReason};
 
 impl Looper {
-    pub(super) fn open(&mut self, incoming: Box<dyn Incoming>, index: usize) {
+    pub(super) fn begin(&mut self, incoming: Box<dyn Incoming>, index: usize) {
         let served = &self.shared.served[index];
         let id = self.next;
         self.next += 1;
@@ -39,6 +39,7 @@ impl Looper {
                     until,
                 };
                 self.slots.insert(id, slot);
+                self.count_login(id, index);
                 // So that its time limit is seen.
                 self.soon.insert(id);
             }
@@ -73,7 +74,10 @@ impl Looper {
                 Ok(()) => None,
             };
             match failed {
-                Some(why) => self.refuse(incoming, index, &why),
+                Some(why) => {
+                    self.logins.ended(id);
+                    self.refuse(incoming, index, &why);
+                }
                 None => {
                     let slot = Slot::Connecting {
                         incoming,
@@ -89,6 +93,7 @@ impl Looper {
         }
         let served = Arc::clone(&self.shared.served[index]);
         let Some(generation) = served.active().filter(|_| served.may_serve(now)) else {
+            self.logins.ended(id);
             incoming.reject(RejectReason::NotActive);
             self.shared.open.fetch_sub(1, Ordering::AcqRel);
             return;
@@ -104,6 +109,7 @@ impl Looper {
         let channel = match accepted {
             Ok(channel) => channel,
             Err(e) => {
+                self.logins.ended(id);
                 self.shared.open.fetch_sub(1, Ordering::AcqRel);
                 warn!(event = "accept-failed", server = served.name, peer, error = %e, "no channel");
                 return;

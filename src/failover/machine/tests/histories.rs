@@ -112,6 +112,8 @@ fn check(
                 let node = run.machine.purged.as_ref().map(|(node, _)| node.clone());
                 *purged = node.map(|node| (node, generation));
             }
+            // Its application waits for it.
+            Action::Queue => run.machine.handle(run.now, Event::Wanted).unwrap(),
             Action::Query { min_generation } => {
                 prop_assert!(min_generation >= *floor);
                 *asking = true;

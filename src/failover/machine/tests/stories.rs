@@ -522,3 +522,59 @@ fn what_happens_while_a_path_is_scouted_ends_the_scouting() {
     let closed = scouting().on(Event::Closed);
     assert_eq!(closed, [Action::Abandon, Action::Lose(Loss::Closed)]);
 }
+
+/// A second node was found, and others move there first.
+fn queued() -> Run {
+    let mut run = Run::established();
+    run.on(Event::NodeLost);
+    run.machine.handle(run.now, resolved("node-b", 6)).unwrap();
+    assert_eq!(run.drain(), [Action::Queue]);
+    run
+}
+
+#[test]
+fn who_is_not_waited_for_has_no_deadline_before_its_turn() {
+    let mut run = queued();
+    assert_eq!(run.machine.poll_timeout(), None);
+    run.now += ms(3_600_000);
+    run.machine.handle(run.now, Event::Turn).unwrap();
+    assert!(matches!(run.drain()[..], [Action::Connect { .. }]));
+    assert_eq!(run.machine.deadline, Some(run.now + ms(30_000)));
+    // The server cannot take it now: it queues again.
+    run.machine
+        .handle(run.now, Event::Rejected(RejectReason::Busy))
+        .unwrap();
+    assert!(!run.machine.has_turn());
+    run.now = run.machine.poll_timeout().unwrap();
+    run.machine.handle_timeout(run.now);
+    assert_eq!(run.drain(), [Action::Queue]);
+    assert_eq!(run.machine.poll_timeout(), None);
+}
+
+#[test]
+fn who_is_waited_for_has_one_deadline_whatever_comes() {
+    let mut run = Run::established();
+    run.on(Event::NodeLost);
+    run.on(Event::Wanted);
+    let deadline = run.machine.deadline.unwrap();
+    run.now += ms(10_000);
+    run.on(resolved("node-b", 6));
+    run.on(up("node-b", 6));
+    assert!(run.machine.has_turn());
+    run.on(Event::ChannelBroken);
+    run.wait();
+    run.now += ms(5_000);
+    run.machine.handle(run.now, resolved("node-b", 6)).unwrap();
+    assert_eq!(run.drain(), [Action::Queue]);
+    assert_eq!(run.machine.poll_timeout(), Some(deadline));
+    let actions = run.wait();
+    assert!(
+        actions.contains(&Action::Lose(Loss::Unreachable)),
+        "{actions:?}"
+    );
+
+    let mut run = queued();
+    run.now += ms(3_600_000);
+    run.on(Event::Wanted);
+    assert_eq!(run.machine.poll_timeout(), Some(run.now + ms(30_000)));
+}
