@@ -13,7 +13,7 @@ mod pg_lab;
 use pg_ext::Installation;
 use pg_lab::{LIMIT, Lab, Libpq};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -25,18 +25,22 @@ const EACH: usize = 100;
 struct Storm {
     child: Child,
     lines: Receiver<String>,
+    debug: PathBuf,
     sessions: usize,
 }
 
 impl Storm {
     fn start(lab: &Lab, program: &Path, sessions: usize) -> Self {
+        let debug = tempfile::Builder::new().tempfile_in(lab.dir.path());
+        let debug = debug.unwrap().into_temp_path().keep().unwrap();
         let mut run = Command::new(env!("CARGO_BIN_EXE_vianet"));
         run.args(["run", "--strict", "--config"])
             .arg(lab.dir().join("client.toml"))
             .arg("--")
             .arg(program)
             .arg("host=sales.lab user=app password=app dbname=app")
-            .arg(sessions.to_string());
+            .arg(sessions.to_string())
+            .env("VIANET_DEBUG", &debug);
         let mut child = (run.stdin(Stdio::piped()).stdout(Stdio::piped()))
             .spawn()
             .unwrap();
@@ -46,8 +50,22 @@ impl Storm {
         Self {
             child,
             lines,
+            debug,
             sessions,
         }
+    }
+
+    /// All of its sessions have lost their channels: what is sent from now on is in no dead one, where nobody could say what
+    /// became of it.
+    fn wait_until_broken(&self) {
+        let deadline = Instant::now() + LIMIT;
+        let broke = |text: &str| text.matches(": channel broke: ").count();
+        while broke(&std::fs::read_to_string(&self.debug).unwrap_or_default()) < self.sessions {
+            assert!(Instant::now() < deadline, "the loss is not noticed");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The calls are suspended in the same step.
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     fn tell(&mut self, line: &str) {
@@ -151,8 +169,8 @@ fn many_sessions_move_and_none_is_turned_away() {
 
     lab.good(&["kill", "node-a"]);
     let lost = Instant::now();
-    // The processes have seen it: what is sent from now on is in no dead channel, where nobody could say what became of it.
-    std::thread::sleep(Duration::from_millis(400));
+    storms.iter().for_each(Storm::wait_until_broken);
+    let noticed = lost.elapsed();
     let working = |storm: &Storm| storm.sessions.div_ceil(10);
     for storm in &mut storms {
         let n = working(storm);
@@ -191,7 +209,7 @@ fn many_sessions_move_and_none_is_turned_away() {
     drop(storms);
     let per_second = sessions as f64 / (all - active).as_secs_f64();
     println!(
-        "{sessions} sessions: node-b active after {active:?}; {} with work back after {worked:?} (longest wait {longest} ms, \
+        "{sessions} sessions: loss noticed by all after {noticed:?}, node-b active after {active:?}; {} with work back after {worked:?} (longest wait {longest} ms, \
          {moved_then} had moved by then); all after {all:?}: {per_second:.0} logins/s",
         sessions.div_ceil(10)
     );

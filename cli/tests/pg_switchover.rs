@@ -155,10 +155,28 @@ impl Busy {
         }
     }
 
-    fn end(mut self) -> u32 {
+    fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        self.thread.take().unwrap().join().unwrap();
+        if let Some(thread) = self.thread.take() {
+            let outcome = thread.join();
+            // One panic is enough.
+            assert!(
+                std::thread::panicking() || outcome.is_ok(),
+                "a session failed"
+            );
+        }
+    }
+
+    fn end(mut self) -> u32 {
+        self.stop();
         self.rows.load(Ordering::Acquire)
+    }
+}
+
+/// Its thread holds the lab.
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
