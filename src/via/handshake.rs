@@ -16,7 +16,9 @@
 
 #![forbid(unsafe_code)]
 
-use super::packet::{self, ConnectResume, HEADER_BYTES, Header, Nonce, PacketError, Type};
+use super::packet::{
+    self, ConnectResume, FLAG_PATIENT, HEADER_BYTES, Header, Nonce, PacketError, Type,
+};
 use super::{Accept, ConnectError, RejectReason};
 use crate::resolve::Generation;
 use crate::resolve::identity::{PublicKey, SecretKey};
@@ -52,6 +54,8 @@ pub struct ClientHello {
     pub boot_id: [u8; 16],
     /// Carry this channel on.
     pub resume: Option<ClientResume>,
+    /// Nobody waits for it.
+    pub patient: bool,
 }
 
 /// An earlier channel of the client.
@@ -98,7 +102,8 @@ impl ClientHandshake {
             }),
         };
         let consumed = hello.resume.as_ref().map_or(0, |r| r.offsets.consumed);
-        let request = connect.encode(hello.min_generation, consumed);
+        let flags = if hello.patient { FLAG_PATIENT } else { 0 };
+        let request = connect.encode_with(flags, hello.min_generation, consumed);
         Self {
             hello,
             io: Buffers::new(request.clone()),
@@ -273,6 +278,8 @@ pub struct Request {
     pub resume: Option<RequestResume>,
     /// Of the client's; the accept is signed over it.
     pub nonce: Nonce,
+    /// Nobody waits for it.
+    pub patient: bool,
 }
 
 /// A channel that the client wants to carry on; believed only after [`Request::proves`].
@@ -395,6 +402,7 @@ impl ServerHandshake {
             boot_id: connect.boot_id,
             resume: None,
             nonce: connect.nonce,
+            patient: header.kind == Type::Connect && header.flags & FLAG_PATIENT != 0,
         };
         let Some(resume) = connect.resume else {
             return Ok(Some(request));

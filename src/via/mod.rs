@@ -204,6 +204,8 @@ pub struct ConnectRequest {
     pub bell: Option<Arc<bell::AppBell>>,
     /// Carry an earlier channel on.
     pub resume: Option<Resume>,
+    /// Nobody waits for the channel: the node may let others go first.
+    pub patient: bool,
     /// Ties the accept to this connect, and stands for whatever the caller has committed to in it
     /// ([`crate::resolve::ticket::Key::commitment`]). `None`: random.
     pub nonce: Option<[u8; 16]>,
@@ -311,6 +313,8 @@ pub trait Incoming: Send {
     fn min_generation(&self) -> Generation;
     /// The nonce of the connect: what the client may have committed to. The accept's signature covers it.
     fn nonce(&self) -> [u8; 16];
+    /// Nobody waits for it: others may go first.
+    fn patient(&self) -> bool;
     /// Who asks: `uid 1000 pid 4711` or the peer's address; for logs.
     fn peer(&self) -> String;
     /// Set when the client wants to carry on the channel with this id; [`Incoming::proves`] must be asked first.

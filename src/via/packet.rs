@@ -24,6 +24,8 @@ pub const RING_LOG2_MAX: u8 = 30;
 
 /// Data: the sender's stream ends after this payload (half-close).
 pub const FLAG_FIN: u8 = 1;
+/// Connect: nobody waits for the channel; others may go first.
+pub const FLAG_PATIENT: u8 = 1;
 /// Accept: a signature of 64 bytes ends the payload.
 pub const FLAG_SIGNED: u8 = 1;
 /// Keep-alive: this one answers one of the peer's.
@@ -85,6 +87,7 @@ impl Type {
         match self {
             Self::Data => FLAG_FIN,
             Self::Accept => FLAG_SIGNED,
+            Self::Connect => FLAG_PATIENT,
             Self::KeepAlive => FLAG_ANSWER,
             _ => 0,
         }
@@ -231,6 +234,11 @@ impl Connect {
     /// The whole packet. `min_generation` and `consumed` go into the header. The server name is cut at 255 bytes (names are
     /// checked long before).
     pub fn encode(&self, min_generation: Generation, consumed: u64) -> Vec<u8> {
+        self.encode_with(0, min_generation, consumed)
+    }
+
+    /// The same with flags of the header.
+    pub fn encode_with(&self, flags: u8, min_generation: Generation, consumed: u64) -> Vec<u8> {
         let name = &self.server.as_bytes()[..self.server.len().min(255)];
         let mut p = Vec::with_capacity(64 + name.len());
         p.extend(VERSION.to_le_bytes());
@@ -247,6 +255,7 @@ impl Connect {
             None => Type::Connect,
         };
         let header = Header {
+            flags: flags & kind.flags(),
             acked: consumed,
             generation: min_generation,
             ..Header::new(kind)

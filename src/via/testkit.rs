@@ -101,6 +101,7 @@ impl Node {
             node: self.config.node.clone(),
             endpoint: self.endpoint,
             min_generation: 5,
+            patient: false,
             pinned: None,
             shm_dir: self.config.shm_dir.clone(),
             ring_bytes: 65_536,

@@ -54,6 +54,7 @@ fn connect(address: IpAddr) -> Result<(Channel, Channel), String> {
     let addr = listener.local_addrs().first().copied();
     let addr = addr.ok_or("the listener has no address")?;
     let request = ConnectRequest {
+        patient: false,
         server: NAME.into(),
         node: NAME.into(),
         endpoint: Endpoint {

@@ -57,6 +57,7 @@ fn connect(lab: &Lab, node: u8, transport: Transport, key: &Key) -> (Stream, Acc
     loop {
         let (near, bell) = AppBell::pair().unwrap();
         let request = ConnectRequest {
+            patient: false,
             server: "sales".into(),
             node: if node == A { "node-a" } else { "node-b" }.into(),
             endpoint: Endpoint {

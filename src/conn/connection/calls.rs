@@ -378,9 +378,9 @@ impl Conn {
 
     /// The application has something to send, and no channel for it.
     fn is_wanted(&self) {
-        if !self.control.wanted.swap(true, Ordering::AcqRel) {
-            crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
-        }
+        self.control.wanted.store(true, Ordering::Release);
+        // Each time: a word to the thread may get lost, and a call that waits comes here again.
+        crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
     }
 
     fn broke(&self, broken: &Broken, direction: Direction) -> Result<Step> {

@@ -156,6 +156,7 @@ impl Driver {
             node: answer.node.clone(),
             endpoint,
             min_generation,
+            patient: self.queued && !self.told_wanted,
             pinned: conn.pinned,
             shm_dir: conn.config.shm_dir.clone(),
             ring_bytes: conn.config.ring_bytes,

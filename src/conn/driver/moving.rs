@@ -72,6 +72,7 @@ impl Driver {
     /// A second node was found: who moves there first is not decided here.
     pub(super) fn queue(&mut self, todo: &mut Todo<'_>) {
         self.queued = true;
+        self.look_whether_wanted(todo);
         let wanted = self.is_wanted();
         let server = self.conn.name.to_string();
         todo.turnstile
@@ -102,6 +103,7 @@ impl Driver {
 
     /// Now it may move.
     pub fn turn(&mut self, todo: &mut Todo<'_>) {
+        self.look_whether_wanted(todo);
         self.event(todo, Event::Turn);
     }
 

@@ -22,6 +22,7 @@ fn connect() -> (Channel, TcpStream) {
         server: "sales".into(),
         node: String::new(),
         min_generation: 0,
+        patient: false,
         pinned: None,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 65_536,

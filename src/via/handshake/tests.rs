@@ -14,6 +14,7 @@ fn hello() -> ClientHello {
         server: "sales".into(),
         node: "node-a".into(),
         min_generation: 10,
+        patient: false,
         pinned: None,
         ring_bytes: 1 << 16,
         nonce: [0xaa; 16],

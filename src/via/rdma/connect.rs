@@ -94,6 +94,7 @@ impl RdmaConnecting {
             server: request.server,
             node: request.node,
             min_generation: request.min_generation,
+            patient: request.patient,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

@@ -428,6 +428,10 @@ impl Incoming for RdmaIncoming {
         self.request.min_generation
     }
 
+    fn patient(&self) -> bool {
+        self.request.patient
+    }
+
     fn nonce(&self) -> [u8; 16] {
         self.request.nonce
     }

@@ -65,6 +65,7 @@ impl ShmConnecting {
             server: request.server.clone(),
             node: request.node.clone(),
             min_generation: request.min_generation,
+            patient: request.patient,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

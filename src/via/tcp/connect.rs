@@ -43,6 +43,7 @@ impl TcpConnecting {
             server: request.server,
             node: request.node,
             min_generation: request.min_generation,
+            patient: request.patient,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

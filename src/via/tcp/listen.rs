@@ -333,6 +333,10 @@ impl Incoming for TcpIncoming {
         self.request.min_generation
     }
 
+    fn patient(&self) -> bool {
+        self.request.patient
+    }
+
     fn nonce(&self) -> [u8; 16] {
         self.request.nonce
     }

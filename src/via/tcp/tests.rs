@@ -124,6 +124,7 @@ fn request(addr: SocketAddr) -> ConnectRequest {
             addr,
         },
         min_generation: GENERATION - 1,
+        patient: false,
         pinned: None,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 1 << 16,

@@ -18,20 +18,23 @@ use vianet::via::{Incoming, RejectReason};
 const LONGEST: Duration = Duration::from_secs(1);
 /// Longest wait before a client is told to come again; less than it waits by itself.
 const WAIT: Duration = Duration::from_secs(1);
-/// Most that wait in one loop.
-const MOST: usize = 256;
+/// Most that wait in one loop, and most for which nobody waits: those come again later.
+const MOST: usize = 1024;
+const MOST_PATIENT: usize = 64;
 
 /// See the module's text.
 #[derive(Default)]
 pub(super) struct Logins {
     under_way: HashMap<u64, (Arc<Served>, Duration)>,
     waiting: VecDeque<(Duration, Box<dyn Incoming>, usize)>,
+    /// Nobody waits for these: they go last.
+    patient: VecDeque<(Duration, Box<dyn Incoming>, usize)>,
 }
 
 impl Logins {
     /// Nothing has to be looked at by time.
     pub(super) fn is_idle(&self) -> bool {
-        self.under_way.is_empty() && self.waiting.is_empty()
+        self.under_way.is_empty() && self.waiting.is_empty() && self.patient.is_empty()
     }
 
     /// Whether this slot's login is under way.
@@ -49,22 +52,28 @@ impl Logins {
 impl Looper {
     /// A connect request that is good: now, or when others are done.
     pub(super) fn open(&mut self, incoming: Box<dyn Incoming>, index: usize) {
+        let patient = incoming.patient();
+        let nobody_first =
+            self.logins.waiting.is_empty() && (!patient || self.logins.patient.is_empty());
         // Those who came before go first.
-        if self.logins.waiting.is_empty() && self.has_room(index) {
+        if nobody_first && self.has_room(index, patient) {
             return self.begin(incoming, index);
         }
-        match self.logins.waiting.len() < MOST {
-            true => {
-                let until = clock::now() + WAIT;
-                self.logins.waiting.push_back((until, incoming, index));
-            }
+        let (queue, most) = match patient {
+            true => (&mut self.logins.patient, MOST_PATIENT),
+            false => (&mut self.logins.waiting, MOST),
+        };
+        match queue.len() < most {
+            true => queue.push_back((clock::now() + WAIT, incoming, index)),
             false => self.send_away(incoming),
         }
     }
 
-    fn has_room(&self, index: usize) -> bool {
-        let served = &self.shared.served[index];
-        !counted(served) || served.logins.load(Ordering::Acquire) < self.shared.most_logins
+    /// Half of the room is left to those who wait.
+    fn has_room(&self, index: usize, patient: bool) -> bool {
+        let (served, most) = (&self.shared.served[index], self.shared.most_logins);
+        let most = if patient { most.div_ceil(2) } else { most };
+        !counted(served) || served.logins.load(Ordering::Acquire) < most
     }
 
     fn send_away(&self, incoming: Box<dyn Incoming>) {
@@ -92,23 +101,39 @@ impl Looper {
             .map(|(&slot, _)| slot)
             .collect();
         over.into_iter().for_each(|slot| self.logins.ended(slot));
-        for _ in 0..self.logins.waiting.len() {
-            let Some((until, incoming, index)) = self.logins.waiting.pop_front() else {
-                return;
-            };
+        let waiting = std::mem::take(&mut self.logins.waiting);
+        self.logins.waiting = self.let_in(now, waiting, false);
+        let crowded = !self.logins.waiting.is_empty();
+        let patient = std::mem::take(&mut self.logins.patient);
+        self.logins.patient = self.let_in(now, patient, crowded);
+    }
+
+    /// Those who have to wait on.
+    fn let_in(
+        &mut self,
+        now: Duration,
+        waiting: VecDeque<(Duration, Box<dyn Incoming>, usize)>,
+        after_others: bool,
+    ) -> VecDeque<(Duration, Box<dyn Incoming>, usize)> {
+        let mut left = VecDeque::new();
+        for (until, incoming, index) in waiting {
             let served = &self.shared.served[index];
             if served.active().is_none() {
                 incoming.reject(RejectReason::NotActive);
                 self.shared.open.fetch_sub(1, Ordering::AcqRel);
-            } else if self.has_room(index) && !served.is_closed() {
+            } else if !after_others
+                && self.has_room(index, incoming.patient())
+                && !served.is_closed()
+            {
                 self.begin(incoming, index);
             } else if now >= until || served.is_closed() {
                 self.send_away(incoming);
             } else {
                 // Another name may have room.
-                self.logins.waiting.push_back((until, incoming, index));
+                left.push_back((until, incoming, index));
             }
         }
+        left
     }
 }
 

@@ -285,6 +285,7 @@ fn why_unavailable() -> String {
             addr: SocketAddr::new(On("RDMA_VM_RXE_ADDR").addr().ip(), 9),
         },
         min_generation: 5,
+        patient: false,
         pinned: None,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 65_536,

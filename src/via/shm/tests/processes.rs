@@ -45,6 +45,7 @@ fn as_the_child() {
             addr: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         },
         min_generation: 5,
+        patient: false,
         pinned: None,
         shm_dir: dir.into(),
         ring_bytes: 4096,

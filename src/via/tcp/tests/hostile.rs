@@ -50,6 +50,7 @@ fn hello() -> ClientHandshake {
         server: "sales".into(),
         node: String::new(),
         min_generation: 0,
+        patient: false,
         pinned: None,
         ring_bytes: 1 << 12,
         nonce: [1; 16],
