@@ -113,7 +113,9 @@ fn check(
                 *purged = node.map(|node| (node, generation));
             }
             // Its application waits for it.
-            Action::Queue => run.machine.handle(run.now, Event::Wanted).unwrap(),
+            Action::Tell(Notice::FailoverBegun) => {
+                let _ = run.machine.handle(run.now, Event::Wanted);
+            }
             Action::Query { min_generation } => {
                 prop_assert!(min_generation >= *floor);
                 *asking = true;
