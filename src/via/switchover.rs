@@ -161,6 +161,9 @@ pub struct Standing {
     pub rested: bool,
 }
 
+// Reasons are numbered from 1, and the others are behind them.
+const _: () = assert!(Reason::ALL.len() < 48);
+
 const HELD: u8 = 1 << 6;
 const RESTED: u8 = 1 << 7;
 
