@@ -50,7 +50,7 @@ enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2 };
 static const char *const ZONES[] = {"Asia/Kathmandu", "America/St_Johns", "UTC", "Pacific/Chatham"};
 
 static PGconn *conn;
-static int client, tenant, role, warned, may_be_cancelled;
+static int client, tenant, role, warned, may_be_cancelled, broken = 1;
 static long long next_id;
 static unsigned long long state;
 
@@ -108,11 +108,13 @@ static void take(int sent) {
         PQclear(res);
         if (PQstatus(conn) != CONNECTION_OK) break;
     }
-    last.lost = PQstatus(conn) != CONNECTION_OK;
     if (!last.ok && !last.code[0]) {
         snprintf(last.code, sizeof last.code, "-");
         snprintf(last.text, sizeof last.text, "%s", PQerrorMessage(conn));
     }
+    /* libpq tells of a failed write, and leaves the connection as it is until it reads the end. */
+    last.lost = PQstatus(conn) != CONNECTION_OK || strcmp(last.code, "-") == 0;
+    if (last.lost) broken = 1;
     if (strcmp(last.code, "57014") == 0 && may_be_cancelled == 0) wrong("cancelled, and nobody has asked for that");
     if (may_be_cancelled > 0) may_be_cancelled--;
     if (last.lost) say("broke", last.code[0] ? last.code : "-", last.text);
@@ -156,12 +158,13 @@ static int connect_and_set(const char *info) {
         return usleep(50000), 0;
     }
     PQsetNoticeProcessor(conn, notice, NULL);
-    may_be_cancelled = 0;
+    may_be_cancelled = broken = 0;
     snprintf(sql, sizeof sql, "set search_path = public, s%d; set timezone = '%s'; set app.tenant = '%d'%s", client, ZONES[client % 4],
              tenant, role ? "; set role app" : "");
     simple(sql);
     if (last.ok) take(PQsendPrepare(conn, "insert", INSERT, 0, NULL));
     if (last.ok) say("session", "-", "");
+    broken = !last.ok;
     return last.ok;
 }
 
@@ -260,7 +263,7 @@ int main(int argc, char **argv) {
     unsigned pause = (unsigned)atoi(argv[4]);
     for (int i = 0; i < 10; i++) below(2);
     while (poll(&in, 1, 0) == 0) {
-        if (!conn || PQstatus(conn) != CONNECTION_OK) {
+        if (broken) {
             connect_and_set(argv[1]);
             continue;
         }

@@ -45,8 +45,14 @@ fn rows(lab: &Lab, sql: &str) -> Vec<Vec<i64>> {
 /// Everything that is not as it was told goes into the books as wrong.
 pub fn check(lab: &Lab, books: &Books) {
     let mut found = Vec::new();
-    let ledger = counts(rows(lab, "select id, count(*) from public.ledger group by id"));
-    let legs = rows(lab, "select transfer, count(*), sum(amount)::bigint from public.legs group by transfer");
+    let ledger = counts(rows(
+        lab,
+        "select id, count(*) from public.ledger group by id",
+    ));
+    let legs = rows(
+        lab,
+        "select transfer, count(*), sum(amount)::bigint from public.legs group by transfer",
+    );
     let accounts = rows(
         lab,
         &format!(
@@ -64,15 +70,22 @@ pub fn check(lab: &Lab, books: &Books) {
         compare("row", &inner.ledger, &ledger, &mut found);
         let mut transfers = HashMap::new();
         for row in &legs {
-            let [transfer, count, sum] = row[..] else { continue };
+            let [transfer, count, sum] = row[..] else {
+                continue;
+            };
             if count % 2 != 0 || sum != 0 {
-                found.push(format!("transfer {transfer}: {count} legs with the sum {sum}"));
+                found.push(format!(
+                    "transfer {transfer}: {count} legs with the sum {sum}"
+                ));
             }
             transfers.insert(transfer, (count / 2) as usize);
         }
         compare("transfer", &inner.transfers, &transfers, &mut found);
         for row in accounts.iter().filter(|row| row[1] != row[2]) {
-            found.push(format!("account {}: {} where its legs give {}", row[0], row[1], row[2]));
+            found.push(format!(
+                "account {}: {} where its legs give {}",
+                row[0], row[1], row[2]
+            ));
         }
         check_pgbench(inner, &pgbench[0], &mut found);
     });
@@ -80,30 +93,47 @@ pub fn check(lab: &Lab, books: &Books) {
 }
 
 fn counts(rows: Vec<Vec<i64>>) -> HashMap<i64, usize> {
-    rows.into_iter().map(|row| (row[0], row[1] as usize)).collect()
+    rows.into_iter()
+        .map(|row| (row[0], row[1] as usize))
+        .collect()
 }
 
-fn compare(what: &str, told: &HashMap<i64, Outcome>, there: &HashMap<i64, usize>, found: &mut Vec<String>) {
+fn compare(
+    what: &str,
+    told: &HashMap<i64, Outcome>,
+    there: &HashMap<i64, usize>,
+    found: &mut Vec<String>,
+) {
     for (id, outcome) in told {
         let copies = there.get(id).copied().unwrap_or(0);
         if !outcome.allows(copies) {
-            found.push(format!("{what} {id} is there {copies} times, and was {outcome:?}"));
+            found.push(format!(
+                "{what} {id} is there {copies} times, and was {outcome:?}"
+            ));
         }
     }
     for id in there.keys().filter(|id| !told.contains_key(*id)) {
-        found.push(format!("{what} {id} is there, and nobody was told anything of it"));
+        found.push(format!(
+            "{what} {id} is there, and nobody was told anything of it"
+        ));
     }
 }
 
 fn check_pgbench(inner: &Inner, row: &[i64], found: &mut Vec<String>) {
-    let [rows, sum, accounts, tellers, branches] = row[..] else { return };
+    let [rows, sum, accounts, tellers, branches] = row[..] else {
+        return;
+    };
     if [accounts, tellers, branches] != [sum; 3] {
-        found.push(format!("pgbench's sums: history {sum}, {accounts}, {tellers}, {branches}"));
+        found.push(format!(
+            "pgbench's sums: history {sum}, {accounts}, {tellers}, {branches}"
+        ));
     }
     let told = inner.pgbench;
     let rows = rows as u64;
     if rows < told.acked || (!told.uncounted && rows > told.acked + told.unknown) {
-        found.push(format!("pgbench's history has {rows} rows, and it says {told:?}"));
+        found.push(format!(
+            "pgbench's history has {rows} rows, and it says {told:?}"
+        ));
     }
 }
 

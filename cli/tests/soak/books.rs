@@ -114,13 +114,19 @@ impl Books {
     }
 
     pub fn ledger(&self, id: i64, outcome: Outcome) {
-        if self.with(|inner| inner.ledger.insert(id, outcome)).is_some() {
+        if self
+            .with(|inner| inner.ledger.insert(id, outcome))
+            .is_some()
+        {
             self.wrong(format!("the soak itself: row {id} twice"));
         }
     }
 
     pub fn transfer(&self, id: i64, outcome: Outcome) {
-        if self.with(|inner| inner.transfers.insert(id, outcome)).is_some() {
+        if self
+            .with(|inner| inner.transfers.insert(id, outcome))
+            .is_some()
+        {
             self.wrong(format!("the soak itself: transfer {id} twice"));
         }
     }
@@ -135,8 +141,13 @@ impl Books {
         });
     }
 
-    /// A session has ended with an error.
-    pub fn broke(&self, kind: Kind, code: &str, text: &str) {
+    /// What ends now ends by it.
+    pub fn fault(&self) -> Option<Fault> {
+        self.with(|inner| inner.fault)
+    }
+
+    /// A session has ended with an error, because of a fault.
+    pub fn broke(&self, kind: Kind, fault: Option<Fault>, code: &str, text: &str) {
         // The library's own words say why.
         let ours = text.contains("the server was lost");
         let refused = ours && matches!(code, "57P01" | "08006");
@@ -149,7 +160,7 @@ impl Books {
         let reason = format!("{}: {reason}", kind.name());
         self.with(|inner| {
             *inner.reasons.entry(reason).or_default() += 1;
-            let Some(fault) = inner.fault else { return };
+            let Some(fault) = fault else { return };
             let cell = inner.cells.entry((kind, fault)).or_default();
             match refused {
                 true => cell.refused += 1,
@@ -161,6 +172,8 @@ impl Books {
 
 /// The word for the reason, as the library's text has it.
 fn why(text: &str) -> &str {
-    let (_, rest) = text.split_once("moved to another server: ").unwrap_or_default();
+    let (_, rest) = text
+        .split_once("moved to another server: ")
+        .unwrap_or_default();
     rest.split([' ', '.']).next().unwrap_or_default()
 }

@@ -71,10 +71,19 @@ impl Common {
     fn command(&self, program: &Path, client: u64) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vianet"));
         command.args(["run", "--strict", "--config"]);
-        command.arg(self.lab_dir.join("client.toml")).arg("--").arg(program);
+        command
+            .arg(self.lab_dir.join("client.toml"))
+            .arg("--")
+            .arg(program);
         command.env("PGPASSWORD", "app").process_group(0);
-        command.env("VIANET_DEBUG", self.debug.join(format!("client-{client}.log")));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env(
+            "VIANET_DEBUG",
+            self.debug.join(format!("client-{client}.log")),
+        );
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command
     }
 }
@@ -107,7 +116,12 @@ impl Running {
 
     fn tell(&mut self, text: &str) {
         // A program that has ended says so by its last lines.
-        let _ = self.child.stdin.as_mut().unwrap().write_all(text.as_bytes());
+        let _ = self
+            .child
+            .stdin
+            .as_mut()
+            .unwrap()
+            .write_all(text.as_bytes());
     }
 
     /// Waits until it has ended by itself, and reads the rest.
@@ -154,10 +168,14 @@ pub fn libpq(common: &Common, program: &Path, id: u64) -> Client {
                 }
                 Ok((true, line)) => common.books.wrong(format!("libpq {id}: {line}")),
                 Err(RecvTimeoutError::Disconnected) => {
-                    return common.books.wrong(format!("libpq {id} has ended by itself"));
+                    return common
+                        .books
+                        .wrong(format!("libpq {id} has ended by itself"));
                 }
                 Err(RecvTimeoutError::Timeout) if last.elapsed() > 2 * LIMIT => {
-                    return common.books.wrong(format!("libpq {id} says nothing any more"));
+                    return common
+                        .books
+                        .wrong(format!("libpq {id} says nothing any more"));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -186,7 +204,7 @@ fn take_libpq_line(books: &Books, seen: &Seen, line: &str) {
         ("session", _) => seen.open.store(1, Ordering::Release),
         ("broke", _) => {
             if seen.open.swap(0, Ordering::AcqRel) == 1 {
-                books.broke(Kind::Libpq, second, rest);
+                books.broke(Kind::Libpq, books.fault(), second, rest);
             }
         }
         ("refused" | "failed", _) => {}
@@ -236,7 +254,18 @@ impl Script {
     /// One psql, until it ends.
     fn run(&mut self, stop: &AtomicBool) {
         let mut command = self.common.command(Path::new("psql"), self.id);
-        command.args(["-h", "sales.lab", "-U", "app", "-d", "app", "-X", "-At", "-v", "VERBOSITY=verbose"]);
+        command.args([
+            "-h",
+            "sales.lab",
+            "-U",
+            "app",
+            "-d",
+            "app",
+            "-X",
+            "-At",
+            "-v",
+            "VERBOSITY=verbose",
+        ]);
         let mut psql = Running::spawn(command);
         let id = self.id;
         let settings = format!(
@@ -244,7 +273,9 @@ impl Script {
         );
         let said = self.unit(&mut psql, &[&settings]);
         if said.whole && !said.errors.is_empty() {
-            self.common.books.wrong(format!("psql {id}: {}", said.errors));
+            self.common
+                .books
+                .wrong(format!("psql {id}: {}", said.errors));
         }
         self.seen.open.store(said.whole.into(), Ordering::Release);
         let mut whole = said.whole;
@@ -278,7 +309,8 @@ impl Script {
                 Ok((false, line)) if line == "-- end" => {
                     said.whole = true;
                     // Errors have a pipe of their own.
-                    while let Ok((error, line)) = psql.lines.recv_timeout(Duration::from_millis(1)) {
+                    while let Ok((error, line)) = psql.lines.recv_timeout(Duration::from_millis(1))
+                    {
                         said.take(error, line);
                     }
                     return said;
@@ -293,22 +325,35 @@ impl Script {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        self.seen.open.store(0, Ordering::Release);
+        if self.seen.open.swap(0, Ordering::AcqRel) == 0 {
+            return said;
+        }
         let code = ["57P01", "08006", "08007"];
-        let code = code.into_iter().find(|code| said.errors.contains(&format!("FATAL:  {code}")));
-        self.common.books.broke(Kind::Psql, code.unwrap_or("-"), &said.errors);
+        let code = code
+            .into_iter()
+            .find(|code| said.errors.contains(&format!("FATAL:  {code}")));
+        let books = &self.common.books;
+        books.broke(Kind::Psql, books.fault(), code.unwrap_or("-"), &said.errors);
         said
     }
 
     fn insert(&mut self, psql: &mut Running) -> bool {
         self.next += 1;
         let row = self.next;
-        let said = self.unit(psql, &[&format!("insert into public.ledger values ({row}) returning {CANARY};\n")]);
+        let said = self.unit(
+            psql,
+            &[&format!(
+                "insert into public.ledger values ({row}) returning {CANARY};\n"
+            )],
+        );
         let expected = format!("public, s{0}|Asia/Tokyo|{0}|app", self.id);
         let outcome = match said.lines.iter().find(|line| line.contains('|')) {
             Some(canary) if *canary == expected => Outcome::Acked,
             Some(canary) => {
-                let text = format!("psql {}: settings: expected {expected}, found {canary}", self.id);
+                let text = format!(
+                    "psql {}: settings: expected {expected}, found {canary}",
+                    self.id
+                );
                 self.common.books.wrong(text);
                 Outcome::Acked
             }
@@ -388,36 +433,58 @@ fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, (id, seconds):
         std::fs::write(&script, pgbench_script(common.pause)).unwrap();
     }
     let mut command = common.command(Path::new("pgbench"), id);
-    command.args(["-h", "sales.lab", "-U", "app", "-n", "-c"]).arg(SESSIONS.to_string());
+    command
+        .args(["-h", "sales.lab", "-U", "app", "-n", "-c"])
+        .arg(SESSIONS.to_string());
     command.args(["-M", random.pick(&["simple", "extended", "prepared"])]);
-    command.args(["-T", &seconds.to_string(), "--random-seed", &random.below(1 << 31).to_string(), "-f"]);
+    command.args([
+        "-T",
+        &seconds.to_string(),
+        "--random-seed",
+        &random.below(1 << 31).to_string(),
+        "-f",
+    ]);
     command.arg(&script).arg("app");
-    command.env("PGOPTIONS", "-c search_path=pgb,public -c timezone=Asia/Tokyo -c app.tenant=pgbench");
+    command.env(
+        "PGOPTIONS",
+        "-c search_path=pgb,public -c timezone=Asia/Tokyo -c app.tenant=pgbench",
+    );
     let mut pgbench = Running::spawn(command);
     let begun = Instant::now();
     let (mut aborted, mut processed, mut open) = (0, None, false);
-    let mut errors = String::new();
+    let (mut errors, mut faults) = (String::new(), Vec::new());
     loop {
         match pgbench.lines.recv_timeout(Duration::from_millis(20)) {
             Ok((false, line)) => {
                 let count = line.strip_prefix("number of transactions actually processed: ");
-                let count = count.and_then(|n| n.split('/').next()).and_then(|n| n.parse::<u64>().ok());
+                let count = count
+                    .and_then(|n| n.split('/').next())
+                    .and_then(|n| n.parse::<u64>().ok());
                 processed = processed.or(count);
             }
             Ok((true, line)) => {
                 errors += &(line.clone() + "\n");
                 if line.contains("division by zero") {
-                    common.books.wrong(format!("pgbench {id}: settings: {errors}"));
+                    common
+                        .books
+                        .wrong(format!("pgbench {id}: settings: {errors}"));
                 }
                 if line.contains("aborted in command") {
                     aborted += 1;
-                    let _ = seen.open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
+                    faults.push(common.books.fault());
+                    let _ = seen
+                        .open
+                        .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| n.checked_sub(1));
                 }
                 seen.done.fetch_add(1, Ordering::AcqRel);
             }
             Err(RecvTimeoutError::Disconnected) => break,
-            Err(RecvTimeoutError::Timeout) if begun.elapsed() > LIMIT + Duration::from_secs(seconds) => {
-                common.books.wrong(format!("pgbench {id} does not end: {errors}"));
+            Err(RecvTimeoutError::Timeout)
+                if begun.elapsed() > LIMIT + Duration::from_secs(seconds) =>
+            {
+                common
+                    .books
+                    .wrong(format!("pgbench {id} does not end: {errors}"));
                 break;
             }
             Err(RecvTimeoutError::Timeout) => {}
@@ -425,18 +492,22 @@ fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, (id, seconds):
         if !open && begun.elapsed() > Duration::from_millis(300) {
             // It says nothing when it has connected.
             open = true;
-            seen.open.store(SESSIONS - aborted.min(SESSIONS), Ordering::Release);
+            seen.open
+                .store(SESSIONS - aborted.min(SESSIONS), Ordering::Release);
         }
     }
     seen.open.store(0, Ordering::Release);
     pgbench.finish();
-    for part in errors.split("aborted in command").skip(1).take(aborted as usize) {
-        let code = match (part.contains("the server was lost"), part.contains("open transaction")) {
+    for (part, fault) in errors.split("aborted in command").skip(1).zip(faults) {
+        let code = match (
+            part.contains("the server was lost"),
+            part.contains("open transaction"),
+        ) {
             (true, true) => "08006",
             (true, false) => "57P01",
             _ => "-",
         };
-        common.books.broke(Kind::Pgbench, code, part);
+        common.books.broke(Kind::Pgbench, fault, code, part);
     }
     common.books.with(|books| {
         books.pgbench.acked += processed.unwrap_or(0);
@@ -467,7 +538,10 @@ fn pgbench_script(pause: u64) -> String {
 
 /// Waits until each client has done something more.
 pub fn wait_for_all(clients: &[Client], lab: &Lab, books: &Books) {
-    let before: Vec<u64> = clients.iter().map(|c| c.seen.done.load(Ordering::Acquire)).collect();
+    let before: Vec<u64> = clients
+        .iter()
+        .map(|c| c.seen.done.load(Ordering::Acquire))
+        .collect();
     let end = Instant::now() + LIMIT;
     for (client, before) in clients.iter().zip(before) {
         if client.kind == Kind::Pgbench {
@@ -476,7 +550,11 @@ pub fn wait_for_all(clients: &[Client], lab: &Lab, books: &Books) {
         // One that is under way may have been so before.
         while client.seen.done.load(Ordering::Acquire) < before + 2 {
             if Instant::now() > end {
-                books.wrong(format!("a {} does nothing any more:\n{}", client.kind.name(), lab.logs()));
+                books.wrong(format!(
+                    "a {} does nothing any more:\n{}",
+                    client.kind.name(),
+                    lab.logs()
+                ));
                 return;
             }
             std::thread::sleep(Duration::from_millis(2));

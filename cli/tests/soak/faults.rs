@@ -79,16 +79,23 @@ impl Nodes<'_> {
         self.lab.until("one is active, one passive", |status| {
             let nodes = status["nodes"].as_array();
             let roles = nodes.into_iter().flatten();
-            let mut roles: Vec<_> = roles.map(|n| n["servers"]["sales"]["role"].as_str()).collect();
+            let mut roles: Vec<_> = roles
+                .map(|n| n["servers"]["sales"]["role"].as_str())
+                .collect();
             roles.sort();
             roles == [Some("active"), Some("passive")]
         });
     }
 
-    /// Does it, brings everything back, and says how many times a node took over.
-    pub fn suffer(&self, fault: Fault, random: &mut Random) -> Result<u32, String> {
+    /// Does it, and brings everything back; `loses` is called before each loss of what serves the sessions.
+    pub fn suffer(
+        &self,
+        fault: Fault,
+        random: &mut Random,
+        mut loses: impl FnMut(),
+    ) -> Result<(), String> {
         let [a, b] = self.roles();
-        let mut takeovers = 1;
+        loses();
         match fault {
             Fault::Kill => {
                 self.lab.good(&["kill", a]);
@@ -110,7 +117,6 @@ impl Nodes<'_> {
             Fault::Server | Fault::Immediate => {
                 self.lose_server(a, fault)?;
                 if self.shared {
-                    takeovers = 0;
                     pause(random, 400);
                     self.lab.good(&["start", a, "--only", "server"]);
                 } else {
@@ -124,26 +130,32 @@ impl Nodes<'_> {
                     self.lab.good(&["start", a, "--only", "daemon"]);
                 }
                 // Either may have it, where the first one is back so soon.
-                let second = if self.shared { self.any_active()? } else { self.becomes_active(b)? };
+                let second = if self.shared {
+                    self.any_active()?
+                } else {
+                    self.becomes_active(b)?
+                };
                 pause(random, 15);
+                loses();
                 self.lab.good(&["kill", second]);
                 self.lab.good(&["start", second]);
                 self.any_active()?;
                 self.lab.good(&["start", a]);
-                takeovers = 2;
             }
             Fault::ThereAndBack => {
-                for [lost, other] in [[a, b], [b, a]] {
-                    self.lab.good(&["kill", lost]);
-                    self.becomes_active(other)?;
-                    self.lab.good(&["start", lost]);
-                    self.wait_until_ready();
-                }
-                takeovers = 2;
+                self.lab.good(&["kill", a]);
+                self.becomes_active(b)?;
+                self.lab.good(&["start", a]);
+                self.wait_until_ready();
+                loses();
+                self.lab.good(&["kill", b]);
+                self.becomes_active(a)?;
+                self.lab.good(&["start", b]);
             }
             Fault::OldAlone => {
                 self.lab.good(&["kill", a]);
                 self.becomes_active(b)?;
+                loses();
                 self.lab.good(&["kill", b]);
                 if self.shared {
                     self.lab.good(&["start", a]);
@@ -155,18 +167,20 @@ impl Nodes<'_> {
                     self.becomes_active(b)?;
                     self.lab.good(&["start", a]);
                 }
-                takeovers = 2;
             }
         }
         self.wait_until_ready();
-        Ok(takeovers)
+        Ok(())
     }
 
     fn becomes_active<'n>(&self, node: &'n str) -> Result<&'n str, String> {
         let end = Instant::now() + LIMIT;
         while self.role(node).as_deref() != Some("active") {
             if Instant::now() > end {
-                return Err(format!("{node} does not become active:\n{}", self.lab.logs()));
+                return Err(format!(
+                    "{node} does not become active:\n{}",
+                    self.lab.logs()
+                ));
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -236,7 +250,11 @@ fn kill_tree(postmaster: &PathBuf) -> Result<(), String> {
     let mut all = vec![pid];
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.map_err(|e| format!("the children of {pid}: {e}"))?;
-    all.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    all.extend(
+        children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse::<i32>().ok()),
+    );
     all.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
     all.into_iter().try_for_each(gone)
 }
@@ -251,7 +269,13 @@ fn gone(pid: i32) -> Result<(), String> {
     let end = Instant::now() + LIMIT;
     loop {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let state = stat.rsplit(')').next().unwrap_or_default().trim_start().chars().next();
+        let state = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .trim_start()
+            .chars()
+            .next();
         if matches!(state, None | Some('Z' | 'X')) {
             return Ok(());
         }

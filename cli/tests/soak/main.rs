@@ -34,8 +34,10 @@ fn nothing_is_lost_or_run_twice() {
     };
     for _ in 0..plan.load {
         // For as long as the process lives.
-        std::thread::spawn(|| loop {
-            std::hint::black_box(0);
+        std::thread::spawn(|| {
+            loop {
+                std::hint::black_box(0);
+            }
         });
     }
     println!("seed {}", plan.seed);

@@ -10,6 +10,10 @@ const ROUND: u64 = 60;
 /// The same where each one takes seconds.
 const SLOW_ROUND: u64 = 12;
 
+/// Longest pause of a client, in milliseconds: of one that has much to do, and of one that has little.
+pub const BUSY: u64 = 120;
+const CALM: u64 = 2_000;
+
 pub struct Plan {
     /// `VIANET_SOAK_FAILOVERS`: how many, over all labs.
     pub failovers: u64,
@@ -21,6 +25,8 @@ pub struct Plan {
     pub extension: Option<bool>,
     /// `VIANET_SOAK_LOGIN`: `trust` or `scram`; both where it is not set.
     pub trust: Option<bool>,
+    /// `VIANET_SOAK_PAUSE`: longest pause of a client between two things, in milliseconds; short and long ones where it is not set.
+    pub pause: Option<u64>,
     /// `VIANET_SOAK_LOAD`: threads that only take time.
     pub load: u64,
     /// `VIANET_SOAK_KEEP`: set, labs leave their files, as they do where something was wrong.
@@ -52,6 +58,7 @@ impl Plan {
             engine: variable("ENGINE", Engine::parse),
             extension: variable("EXTENSION", |text| word(text, "yes", "no")),
             trust: variable("LOGIN", |text| word(text, "trust", "scram")),
+            pause: number("PAUSE"),
             load: number("LOAD").unwrap_or(0),
             keep: variable("KEEP", |_| Some(())).is_some(),
             subnet: number("SUBNET").unwrap_or(160) as u8,
@@ -80,6 +87,9 @@ impl Plan {
             engine,
             extension: self.extension.unwrap_or(number % 4 != 2),
             trust: self.trust.unwrap_or(number % 2 == 0),
+            pause: self
+                .pause
+                .unwrap_or(if number % 5 == 4 { CALM } else { BUSY }),
             failovers: left.min(most),
             seed: random.next() >> 32,
         })

@@ -3,7 +3,7 @@
 use crate::audit;
 use crate::books::{Cell, Kind};
 use crate::faults::Fault;
-use crate::plan::Plan;
+use crate::plan::{self, Plan};
 use crate::round::{Engine, Round, RoundResult};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,15 +11,15 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Engine, with the extension, without passwords.
-type Setting = (Engine, bool, bool);
+/// Engine, with the extension, without passwords, busy.
+type Setting = (Engine, bool, bool, bool);
 
 pub struct Report {
     seed: u64,
     path: PathBuf,
     pub rounds: u64,
     took: Duration,
-    takeovers: BTreeMap<Setting, u64>,
+    losses: BTreeMap<Setting, u64>,
     faults: BTreeMap<Fault, u64>,
     cells: BTreeMap<(Setting, Kind, Fault), Cell>,
     tally: BTreeMap<&'static str, [u64; 3]>,
@@ -34,7 +34,7 @@ impl Report {
             path: plan.report.clone(),
             rounds: 0,
             took: Duration::ZERO,
-            takeovers: BTreeMap::new(),
+            losses: BTreeMap::new(),
             faults: BTreeMap::new(),
             cells: BTreeMap::new(),
             tally: BTreeMap::new(),
@@ -44,39 +44,59 @@ impl Report {
     }
 
     pub fn failovers(&self) -> u64 {
-        self.takeovers.values().sum()
+        self.losses.values().sum()
     }
 
     pub fn add(&mut self, round: &Round, result: RoundResult) {
-        let setting = (round.engine, round.extension, round.trust);
+        let setting = (
+            round.engine,
+            round.extension,
+            round.trust,
+            round.pause <= plan::BUSY,
+        );
         self.rounds += 1;
         self.took += result.took;
-        *self.takeovers.entry(setting).or_default() += result.takeovers;
+        *self.losses.entry(setting).or_default() += result.losses;
         for (fault, count) in result.faults {
             *self.faults.entry(fault).or_default() += count;
         }
         result.books.with(|books| {
             for ((kind, fault), cell) in &books.cells {
-                self.cells.entry((setting, *kind, *fault)).or_default().add(cell);
+                self.cells
+                    .entry((setting, *kind, *fault))
+                    .or_default()
+                    .add(cell);
             }
             for (what, counts) in audit::tally(books) {
                 let sums = self.tally.entry(what).or_default();
-                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+                sums.iter_mut()
+                    .zip(counts)
+                    .for_each(|(sum, count)| *sum += count);
             }
             for (reason, count) in &books.reasons {
-                *self.reasons.entry((round.extension, reason.clone())).or_default() += count;
+                *self
+                    .reasons
+                    .entry((round.extension, reason.clone()))
+                    .or_default() += count;
             }
             let title = round.title();
-            self.wrong.extend(books.wrong.iter().map(|text| format!("{title}: {text}")));
+            self.wrong
+                .extend(books.wrong.iter().map(|text| format!("{title}: {text}")));
         });
     }
 
     /// Of one kind of program; the loss of the SQL server itself apart.
-    fn cell(&self, kind: Kind, extension: bool, trust: bool, server: bool) -> Cell {
+    fn cell(
+        &self,
+        kind: Kind,
+        extension: bool,
+        busy: bool,
+        matters: impl Fn(Fault) -> bool,
+    ) -> Cell {
         let mut sum = Cell::default();
-        for (((_, with, without_password), of, fault), cell) in &self.cells {
-            let same = *with == extension && *without_password == trust && *of == kind;
-            if same && fault.takes_server_alone() == server {
+        for (((_, with, _, is_busy), of, fault), cell) in &self.cells {
+            let same = *with == extension && *is_busy == busy && *of == kind;
+            if same && matters(*fault) {
                 sum.add(cell);
             }
         }
@@ -95,47 +115,40 @@ impl Report {
             self.wrong.len()
         );
         let _ = writeln!(out, "| lab | failovers |\n| --- | --- |");
-        for ((engine, extension, trust), count) in &self.takeovers {
-            let _ = writeln!(out, "| {}, {} | {count} |", engine.name(), setting(*extension, *trust));
+        for ((engine, extension, trust, busy), count) in &self.losses {
+            let _ = writeln!(
+                out,
+                "| {}, {}, {} | {count} |",
+                engine.name(),
+                setting(*extension, *trust),
+                if *busy { "busy" } else { "calm" }
+            );
         }
         let _ = writeln!(out, "\n| fault | times |\n| --- | --- |");
         for (fault, count) in &self.faults {
             let _ = writeln!(out, "| {} | {count} |", fault.name());
         }
-        let _ = writeln!(out, "\n| of these | acknowledged | refused | unknown |\n| --- | --- | --- | --- |");
+        let _ = writeln!(
+            out,
+            "\n| of these | acknowledged | refused | unknown |\n| --- | --- | --- | --- |"
+        );
         for (what, [acked, refused, unknown]) in &self.tally {
             let _ = writeln!(out, "| {what} | {acked} | {refused} | {unknown} |");
         }
+        self.write_coverage(&mut out);
         let _ = writeln!(
             out,
-            "\n### Coverage\n\nOpen sessions whose node was lost.\n\n\
-             | program | lab | sessions | hidden | truthfully refused | outcome unknown | wrong |\n\
-             | --- | --- | --- | --- | --- | --- | --- |"
+            "\n| why a session ended | with the extension | without |\n| --- | --- | --- |"
         );
-        let both = [true, false];
-        for (kind, extension, trust) in
-            (Kind::ALL.into_iter()).flat_map(|k| both.iter().flat_map(move |e| both.map(|t| (k, *e, t))))
-        {
-            let cell = self.cell(kind, extension, trust, false);
-            if cell.exposed > 0 {
-                let share = |n: u64| format!("{:.1} %", n as f64 * 100.0 / cell.exposed as f64);
-                let _ = writeln!(
-                    out,
-                    "| {} | {} | {} | {} | {} | {} | {} |",
-                    kind.name(),
-                    setting(extension, trust),
-                    cell.exposed,
-                    share(cell.hidden()),
-                    share(cell.refused),
-                    share(cell.unknown),
-                    self.wrong.len()
-                );
-            }
-        }
-        let _ = writeln!(out, "\n| why a session ended | with the extension | without |\n| --- | --- | --- |");
-        let all: std::collections::BTreeSet<_> = self.reasons.keys().map(|(_, reason)| reason).collect();
+        let all: std::collections::BTreeSet<_> =
+            self.reasons.keys().map(|(_, reason)| reason).collect();
         for reason in all {
-            let of = |with| self.reasons.get(&(with, reason.clone())).copied().unwrap_or(0);
+            let of = |with| {
+                self.reasons
+                    .get(&(with, reason.clone()))
+                    .copied()
+                    .unwrap_or(0)
+            };
             let _ = writeln!(out, "| {reason} | {} | {} |", of(true), of(false));
         }
         for wrong in &self.wrong {
@@ -144,15 +157,62 @@ impl Report {
         out
     }
 
+    fn write_coverage(&self, out: &mut String) {
+        let _ = writeln!(
+            out,
+            "\n### Coverage\n\nOpen sessions whose node was lost. *Busy* clients pause up to {} ms between two things, *calm* ones up to \
+             2 s. A frozen node is noticed after some time, in which a busy client sends its next request.\n\n\
+             | program | extension | lost by | sessions | hidden | truthfully refused | truthfully unknown | wrong |\n\
+             | --- | --- | --- | --- | --- | --- | --- | --- |",
+            plan::BUSY
+        );
+        let lost_by: [(&str, fn(Fault) -> bool); 3] = [
+            ("freeze", |fault| fault == Fault::Freeze),
+            ("death of the node", |fault| {
+                fault != Fault::Freeze && !fault.takes_server_alone()
+            }),
+            ("death of the SQL server alone", Fault::takes_server_alone),
+        ];
+        for kind in Kind::ALL {
+            for (extension, busy) in [(true, false), (true, true), (false, false), (false, true)] {
+                for (by, matters) in lost_by {
+                    let cell = self.cell(kind, extension, busy, matters);
+                    let share =
+                        |n: u64| format!("{:.1} %", n as f64 * 100.0 / cell.exposed.max(1) as f64);
+                    if cell.exposed == 0 {
+                        continue;
+                    }
+                    let _ = writeln!(
+                        out,
+                        "| {}, {} | {} | {by} | {} | {} | {} | {} | {} |",
+                        kind.name(),
+                        if busy { "busy" } else { "calm" },
+                        if extension { "yes" } else { "no" },
+                        cell.exposed,
+                        share(cell.hidden()),
+                        share(cell.refused),
+                        share(cell.unknown),
+                        self.wrong.len()
+                    );
+                }
+            }
+        }
+    }
+
     fn json(&self) -> Value {
-        let cells = self.cells.iter().map(|(((engine, extension, trust), kind, fault), cell)| {
-            json!({
-                "engine": engine.name(), "extension": extension, "trust": trust,
-                "program": kind.name(), "fault": fault.name(), "sessions": cell.exposed,
-                "hidden": cell.hidden(), "refused": cell.refused, "unknown": cell.unknown,
-            })
-        });
-        let faults = self.faults.iter().map(|(fault, count)| (fault.name().to_owned(), json!(count)));
+        let cells = self.cells.iter().map(
+            |(((engine, extension, trust, busy), kind, fault), cell)| {
+                json!({
+                    "engine": engine.name(), "extension": extension, "trust": trust, "busy": busy,
+                    "program": kind.name(), "fault": fault.name(), "sessions": cell.exposed,
+                    "hidden": cell.hidden(), "refused": cell.refused, "unknown": cell.unknown,
+                })
+            },
+        );
+        let faults = self
+            .faults
+            .iter()
+            .map(|(fault, count)| (fault.name().to_owned(), json!(count)));
         let reasons = self.reasons.iter();
         let reasons = reasons.map(|((extension, reason), count)| json!({"extension": extension, "reason": reason, "count": count}));
         json!({

@@ -24,7 +24,9 @@ pub enum Engine {
 
 impl Engine {
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Postgres, Self::Shared].into_iter().find(|engine| engine.name() == text)
+        [Self::Postgres, Self::Shared]
+            .into_iter()
+            .find(|engine| engine.name() == text)
     }
 
     pub fn name(self) -> &'static str {
@@ -40,6 +42,8 @@ pub struct Round {
     pub engine: Engine,
     pub extension: bool,
     pub trust: bool,
+    /// Longest pause of a client between two things, in milliseconds.
+    pub pause: u64,
     pub failovers: u64,
     pub seed: u64,
 }
@@ -47,16 +51,18 @@ pub struct Round {
 pub struct RoundResult {
     pub books: Arc<Books>,
     pub faults: BTreeMap<Fault, u64>,
-    pub takeovers: u64,
+    pub losses: u64,
     pub took: Duration,
 }
 
-/// Longest pause of a client between two things, in milliseconds.
-const PAUSE: u64 = 120;
-
 impl Round {
     /// `None` where PostgreSQL is not installed.
-    pub fn run(&self, plan: &Plan, installation: &Installation, interrupted: &AtomicBool) -> Option<RoundResult> {
+    pub fn run(
+        &self,
+        plan: &Plan,
+        installation: &Installation,
+        interrupted: &AtomicBool,
+    ) -> Option<RoundResult> {
         let begun = Instant::now();
         println!("{}", self.title());
         let bin = installation.bin.to_str().unwrap();
@@ -71,7 +77,11 @@ impl Round {
         lab.wait_until_active("node-a");
         let config = lab.dir().join("client.toml");
         let text = fs::read_to_string(&config).unwrap();
-        fs::write(&config, text + "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n").unwrap();
+        fs::write(
+            &config,
+            text + "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n",
+        )
+        .unwrap();
         audit::make_tables(&lab);
         let books = Arc::<Books>::default();
         let debug = lab.dir.path().join("clients");
@@ -81,16 +91,18 @@ impl Round {
             lab_dir: lab.dir(),
             debug,
             seed: self.seed,
-            pause: PAUSE,
+            pause: self.pause,
         };
         let program = Libpq::compile(lab.dir.path(), "soak");
-        let mut all: Vec<Client> = (1..=4).map(|id| clients::libpq(&common, &program, id)).collect();
+        let mut all: Vec<Client> = (1..=4)
+            .map(|id| clients::libpq(&common, &program, id))
+            .collect();
         all.extend((11..=12).map(|id| clients::psql(&common, id)));
         all.push(clients::pgbench(&common, 21, 5));
         let mut result = RoundResult {
             books: Arc::clone(&books),
             faults: BTreeMap::new(),
-            takeovers: 0,
+            losses: 0,
             took: Duration::ZERO,
         };
         self.suffer(&lab, &all, &mut result, interrupted);
@@ -108,7 +120,13 @@ impl Round {
         Some(result)
     }
 
-    fn suffer(&self, lab: &Lab, clients: &[Client], result: &mut RoundResult, interrupted: &AtomicBool) {
+    fn suffer(
+        &self,
+        lab: &Lab,
+        clients: &[Client],
+        result: &mut RoundResult,
+        interrupted: &AtomicBool,
+    ) {
         let nodes = Nodes {
             lab,
             shared: self.engine == Engine::Shared,
@@ -116,23 +134,26 @@ impl Round {
         let books = Arc::clone(&result.books);
         let mut random = Random::new(self.seed);
         clients::wait_for_all(clients, lab, &books);
-        while result.takeovers < self.failovers
+        while result.losses < self.failovers
             && !interrupted.load(Ordering::Acquire)
             && books.with(|books| books.wrong.is_empty())
         {
             std::thread::sleep(Duration::from_millis(random.below(300)));
             let fault = self.draw(&mut random);
-            let sessions: Vec<_> = (clients.iter())
-                .map(|client| (client.kind, client.seen.open.load(Ordering::Acquire)))
-                .collect();
-            books.exposes(fault, &sessions);
-            match nodes.suffer(fault, &mut random) {
-                Ok(takeovers) => result.takeovers += u64::from(takeovers),
-                Err(why) => books.wrong(format!("{}: {why}", fault.name())),
+            let losses = &mut result.losses;
+            let loses = || {
+                *losses += 1;
+                let open =
+                    |client: &Client| (client.kind, client.seen.open.load(Ordering::Acquire));
+                let sessions: Vec<_> = clients.iter().map(open).collect();
+                books.exposes(fault, &sessions);
+            };
+            if let Err(why) = nodes.suffer(fault, &mut random, loses) {
+                books.wrong(format!("{}: {why}", fault.name()));
             }
             *result.faults.entry(fault).or_default() += 1;
             clients::wait_for_all(clients, lab, &books);
-            print!("\r{} of {} ", result.takeovers, self.failovers);
+            print!("\r{} of {} ", result.losses, self.failovers);
             let _ = std::io::Write::flush(&mut std::io::stdout());
         }
         println!();
@@ -148,11 +169,12 @@ impl Round {
 
     pub fn title(&self) -> String {
         format!(
-            "round {}: {}, {} the extension, {}, seed {}, {} failovers",
+            "round {}: {}, {} the extension, {}, pauses up to {} ms, seed {}, {} losses",
             self.number + 1,
             self.engine.name(),
             if self.extension { "with" } else { "without" },
             if self.trust { "trust" } else { "SCRAM" },
+            self.pause,
             self.seed,
             self.failovers
         )
