@@ -414,20 +414,21 @@ impl Said {
 }
 
 /// pgbench, again and again for some seconds, with four clients.
-pub fn pgbench(common: &Common, id: u64, seconds: u64) -> Client {
+pub fn pgbench(common: &Common, id: u64) -> Client {
     let common = common.clone();
     Client::start(Kind::Pgbench, move |seen, stop| {
         let mut random = Random::new(common.seed ^ (id << 32));
         while !stop.load(Ordering::Acquire) {
-            run_pgbench(&common, &seen, &mut random, (id, seconds));
+            run_pgbench(&common, &seen, &mut random, id);
         }
     })
 }
 
-/// Sessions of one pgbench.
+/// Sessions of one pgbench, and how long it goes on.
 const SESSIONS: u64 = 4;
+const SECONDS: u64 = 5;
 
-fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, (id, seconds): (u64, u64)) {
+fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, id: u64) {
     let script = common.debug.join("pgbench.sql");
     if !script.exists() {
         std::fs::write(&script, pgbench_script(common.pause)).unwrap();
@@ -439,7 +440,7 @@ fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, (id, seconds):
     command.args(["-M", random.pick(&["simple", "extended", "prepared"])]);
     command.args([
         "-T",
-        &seconds.to_string(),
+        &SECONDS.to_string(),
         "--random-seed",
         &random.below(1 << 31).to_string(),
         "-f",
@@ -480,7 +481,7 @@ fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, (id, seconds):
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout)
-                if begun.elapsed() > LIMIT + Duration::from_secs(seconds) =>
+                if begun.elapsed() > LIMIT + Duration::from_secs(SECONDS) =>
             {
                 common
                     .books

@@ -16,6 +16,7 @@ mod plan;
 mod random;
 mod report;
 mod round;
+mod times;
 
 use plan::Plan;
 use report::Report;

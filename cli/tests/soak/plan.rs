@@ -5,15 +5,6 @@ use crate::report::Report;
 use crate::round::{Engine, Round};
 use std::path::PathBuf;
 
-/// Failovers of one lab: then everything is counted, and another one is made.
-const ROUND: u64 = 60;
-/// The same where each one takes seconds.
-const SLOW_ROUND: u64 = 12;
-
-/// Longest pause of a client, in milliseconds: of one that has much to do, and of one that has little.
-pub const BUSY: u64 = 120;
-const CALM: u64 = 2_000;
-
 pub struct Plan {
     /// `VIANET_SOAK_FAILOVERS`: how many, over all labs.
     pub failovers: u64,
@@ -25,8 +16,8 @@ pub struct Plan {
     pub extension: Option<bool>,
     /// `VIANET_SOAK_LOGIN`: `trust` or `scram`; both where it is not set.
     pub trust: Option<bool>,
-    /// `VIANET_SOAK_PAUSE`: longest pause of a client between two things, in milliseconds; short and long ones where it is not set.
-    pub pause: Option<u64>,
+    /// `VIANET_SOAK_CLIENTS`: `busy`, `calm` or `alone`; all where it is not set.
+    pub clients: Option<Load>,
     /// `VIANET_SOAK_LOAD`: threads that only take time.
     pub load: u64,
     /// `VIANET_SOAK_KEEP`: set, labs leave their files, as they do where something was wrong.
@@ -58,7 +49,9 @@ impl Plan {
             engine: variable("ENGINE", Engine::parse),
             extension: variable("EXTENSION", |text| word(text, "yes", "no")),
             trust: variable("LOGIN", |text| word(text, "trust", "scram")),
-            pause: number("PAUSE"),
+            clients: variable("CLIENTS", |text| {
+                Load::ALL.into_iter().find(|load| load.name() == text)
+            }),
             load: number("LOAD").unwrap_or(0),
             keep: variable("KEEP", |_| Some(())).is_some(),
             subnet: number("SUBNET").unwrap_or(160) as u8,
@@ -72,29 +65,79 @@ impl Plan {
         if left == 0 {
             return None;
         }
-        let number = report.rounds;
-        // The real thing now and then: it takes ten times as long.
-        let engine = self.engine.unwrap_or(match number % 4 {
-            1 => Engine::Postgres,
-            _ => Engine::Shared,
-        });
+        let wanted = |(engine, extension, trust, load): &(Engine, bool, bool, Load)| {
+            self.engine.is_none_or(|it| it == *engine)
+                && self.extension.is_none_or(|it| it == *extension)
+                && self.trust.is_none_or(|it| it == *trust)
+                && self.clients.is_none_or(|it| it == *load)
+        };
+        let all: Vec<_> = ROUNDS.iter().copied().filter(wanted).collect();
+        assert!(!all.is_empty(), "no lab is like that");
+        let (engine, extension, trust, load) = all[report.rounds as usize % all.len()];
+        // All in turn, however few they are.
         let most = match engine {
-            Engine::Postgres => SLOW_ROUND,
-            Engine::Shared => ROUND,
+            Engine::Postgres => (self.failovers / 30).clamp(3, 12),
+            Engine::Shared => (self.failovers / 6).clamp(10, 60),
         };
         Some(Round {
-            number,
+            number: report.rounds,
             engine,
-            extension: self.extension.unwrap_or(number % 4 != 2),
-            trust: self.trust.unwrap_or(number % 2 == 0),
-            pause: self
-                .pause
-                .unwrap_or(if number % 5 == 4 { CALM } else { BUSY }),
+            extension,
+            trust,
+            load,
             failovers: left.min(most),
             seed: random.next() >> 32,
         })
     }
 }
+
+/// What the clients of a lab do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Load {
+    /// Many, who have much to do.
+    Busy,
+    /// Many, who have little to do.
+    Calm,
+    /// One, whose times are taken.
+    Alone,
+}
+
+impl Load {
+    pub const ALL: [Self; 3] = [Self::Alone, Self::Calm, Self::Busy];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Calm => "calm",
+            Self::Alone => "alone",
+        }
+    }
+
+    /// Longest pause of a client between two things, in milliseconds.
+    pub fn pause(self) -> u64 {
+        match self {
+            Self::Busy => 120,
+            Self::Calm => 2_000,
+            Self::Alone => 300,
+        }
+    }
+}
+
+/// Engine, with the extension, without passwords, clients. Of the real thing fewer failovers: it takes ten times as long.
+const ROUNDS: [(Engine, bool, bool, Load); 12] = [
+    (Engine::Shared, true, true, Load::Busy),
+    (Engine::Postgres, true, false, Load::Busy),
+    (Engine::Shared, false, false, Load::Busy),
+    (Engine::Shared, true, false, Load::Alone),
+    (Engine::Postgres, true, true, Load::Alone),
+    (Engine::Shared, true, false, Load::Calm),
+    (Engine::Shared, true, false, Load::Busy),
+    (Engine::Postgres, true, true, Load::Busy),
+    (Engine::Shared, false, true, Load::Calm),
+    (Engine::Shared, true, true, Load::Alone),
+    (Engine::Postgres, false, false, Load::Busy),
+    (Engine::Shared, true, true, Load::Calm),
+];
 
 fn word(text: &str, yes: &str, no: &str) -> Option<bool> {
     (text == yes || text == no).then_some(text == yes)

@@ -3,16 +3,17 @@
 use crate::audit;
 use crate::books::{Cell, Kind};
 use crate::faults::Fault;
-use crate::plan::{self, Plan};
+use crate::plan::{Load, Plan};
 use crate::round::{Engine, Round, RoundResult};
+use crate::times::{self, PARTS, Sample};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Engine, with the extension, without passwords, busy.
-type Setting = (Engine, bool, bool, bool);
+/// Engine, with the extension, without passwords, clients.
+type Setting = (Engine, bool, bool, Load);
 
 pub struct Report {
     seed: u64,
@@ -24,6 +25,7 @@ pub struct Report {
     cells: BTreeMap<(Setting, Kind, Fault), Cell>,
     tally: BTreeMap<&'static str, [u64; 3]>,
     reasons: BTreeMap<(bool, String), u64>,
+    times: BTreeMap<(Engine, Load), Vec<Sample>>,
     pub wrong: Vec<String>,
 }
 
@@ -39,6 +41,7 @@ impl Report {
             cells: BTreeMap::new(),
             tally: BTreeMap::new(),
             reasons: BTreeMap::new(),
+            times: BTreeMap::new(),
             wrong: Vec::new(),
         }
     }
@@ -48,18 +51,15 @@ impl Report {
     }
 
     pub fn add(&mut self, round: &Round, result: RoundResult) {
-        let setting = (
-            round.engine,
-            round.extension,
-            round.trust,
-            round.pause <= plan::BUSY,
-        );
+        let setting = (round.engine, round.extension, round.trust, round.load);
         self.rounds += 1;
         self.took += result.took;
         *self.losses.entry(setting).or_default() += result.losses;
         for (fault, count) in result.faults {
             *self.faults.entry(fault).or_default() += count;
         }
+        let times = self.times.entry((round.engine, round.load)).or_default();
+        times.extend(result.times);
         result.books.with(|books| {
             for ((kind, fault), cell) in &books.cells {
                 self.cells
@@ -90,12 +90,12 @@ impl Report {
         &self,
         kind: Kind,
         extension: bool,
-        busy: bool,
+        load: Load,
         matters: impl Fn(Fault) -> bool,
     ) -> Cell {
         let mut sum = Cell::default();
-        for (((_, with, _, is_busy), of, fault), cell) in &self.cells {
-            let same = *with == extension && *is_busy == busy && *of == kind;
+        for (((_, with, _, clients), of, fault), cell) in &self.cells {
+            let same = *with == extension && *clients == load && *of == kind;
             if same && matters(*fault) {
                 sum.add(cell);
             }
@@ -115,13 +115,13 @@ impl Report {
             self.wrong.len()
         );
         let _ = writeln!(out, "| lab | failovers |\n| --- | --- |");
-        for ((engine, extension, trust, busy), count) in &self.losses {
+        for ((engine, extension, trust, load), count) in &self.losses {
             let _ = writeln!(
                 out,
                 "| {}, {}, {} | {count} |",
                 engine.name(),
                 setting(*extension, *trust),
-                if *busy { "busy" } else { "calm" }
+                load.name()
             );
         }
         let _ = writeln!(out, "\n| fault | times |\n| --- | --- |");
@@ -136,6 +136,7 @@ impl Report {
             let _ = writeln!(out, "| {what} | {acked} | {refused} | {unknown} |");
         }
         self.write_coverage(&mut out);
+        self.write_times(&mut out);
         let _ = writeln!(
             out,
             "\n| why a session ended | with the extension | without |\n| --- | --- | --- |"
@@ -157,6 +158,52 @@ impl Report {
         out
     }
 
+    fn write_times(&self, out: &mut String) {
+        let _ = writeln!(
+            out,
+            "\n### Times\n\nOf sessions that moved, median / 99th percentile in milliseconds. *Added*: from the moment at which the second \
+             server could be written to (its node's last hook has done its work; or the loss was decided upon, if that came later) \
+             until the session went on: what vianet itself adds. *Alone*: one session, nothing else on the machine.\n"
+        );
+        let _ = writeln!(out, "| lab | moves | {} | added |", PARTS.join(" | "));
+        let _ = writeln!(out, "| --- | --- |{} --- |", " --- |".repeat(PARTS.len()));
+        for ((engine, load), samples) in &self.times {
+            let cell = |numbers: Vec<f64>| match times::of(numbers) {
+                Some([median, p99, _]) => format!("{median:.1} / {p99:.1}"),
+                None => "".into(),
+            };
+            let part = |i: usize| cell(samples.iter().map(|sample| sample.parts[i]).collect());
+            let parts: Vec<_> = (0..PARTS.len()).map(part).collect();
+            let added = cell(samples.iter().filter_map(|sample| sample.added).collect());
+            let name = format!("{}, {}", engine.name(), load.name());
+            let _ = writeln!(
+                out,
+                "| {name} | {} | {} | {added} |",
+                samples.len(),
+                parts.join(" | ")
+            );
+        }
+    }
+
+    fn times_json(&self) -> Vec<Value> {
+        let rows = self.times.iter().map(|((engine, load), samples)| {
+            let of = |numbers: Vec<f64>| {
+                let all = times::of(numbers);
+                json!(all.map(|[median, p99, most]| json!({"median": median, "p99": p99, "max": most})))
+            };
+            let parts = PARTS.iter().enumerate();
+            let parts = parts.map(|(i, name)| {
+                let numbers = samples.iter().map(|sample| sample.parts[i]);
+                ((*name).to_owned(), of(numbers.collect()))
+            });
+            json!({
+                "engine": engine.name(), "clients": load.name(), "moves": samples.len(), "ms": Value::Object(parts.collect()),
+                "added_ms": of(samples.iter().filter_map(|sample| sample.added).collect()),
+            })
+        });
+        rows.collect()
+    }
+
     fn write_coverage(&self, out: &mut String) {
         let _ = writeln!(
             out,
@@ -164,7 +211,7 @@ impl Report {
              2 s. A frozen node is noticed after some time, in which a busy client sends its next request.\n\n\
              | program | extension | lost by | sessions | hidden | truthfully refused | truthfully unknown | wrong |\n\
              | --- | --- | --- | --- | --- | --- | --- | --- |",
-            plan::BUSY
+            Load::Busy.pause()
         );
         let lost_by: [(&str, fn(Fault) -> bool); 3] = [
             ("freeze", |fault| fault == Fault::Freeze),
@@ -174,9 +221,14 @@ impl Report {
             ("death of the SQL server alone", Fault::takes_server_alone),
         ];
         for kind in Kind::ALL {
-            for (extension, busy) in [(true, false), (true, true), (false, false), (false, true)] {
+            for (extension, load) in [
+                (true, Load::Calm),
+                (true, Load::Busy),
+                (false, Load::Calm),
+                (false, Load::Busy),
+            ] {
                 for (by, matters) in lost_by {
-                    let cell = self.cell(kind, extension, busy, matters);
+                    let cell = self.cell(kind, extension, load, matters);
                     let share =
                         |n: u64| format!("{:.1} %", n as f64 * 100.0 / cell.exposed.max(1) as f64);
                     if cell.exposed == 0 {
@@ -186,7 +238,7 @@ impl Report {
                         out,
                         "| {}, {} | {} | {by} | {} | {} | {} | {} | {} |",
                         kind.name(),
-                        if busy { "busy" } else { "calm" },
+                        load.name(),
                         if extension { "yes" } else { "no" },
                         cell.exposed,
                         share(cell.hidden()),
@@ -201,9 +253,9 @@ impl Report {
 
     fn json(&self) -> Value {
         let cells = self.cells.iter().map(
-            |(((engine, extension, trust, busy), kind, fault), cell)| {
+            |(((engine, extension, trust, load), kind, fault), cell)| {
                 json!({
-                    "engine": engine.name(), "extension": extension, "trust": trust, "busy": busy,
+                    "engine": engine.name(), "extension": extension, "trust": trust, "clients": load.name(),
                     "program": kind.name(), "fault": fault.name(), "sessions": cell.exposed,
                     "hidden": cell.hidden(), "refused": cell.refused, "unknown": cell.unknown,
                 })
@@ -223,6 +275,7 @@ impl Report {
             "faults": Value::Object(faults.collect()),
             "outcomes": self.tally,
             "coverage": cells.collect::<Vec<_>>(),
+            "times": self.times_json(),
             "reasons": reasons.collect::<Vec<_>>(),
             "wrong": self.wrong,
         })

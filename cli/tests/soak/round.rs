@@ -6,8 +6,9 @@ use crate::clients::{self, Client, Common};
 use crate::faults::{self, Fault, Nodes};
 use crate::pg_ext::Installation;
 use crate::pg_lab::{Lab, Libpq};
-use crate::plan::Plan;
+use crate::plan::{Load, Plan};
 use crate::random::Random;
+use crate::times::{self, Sample};
 use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
@@ -42,8 +43,7 @@ pub struct Round {
     pub engine: Engine,
     pub extension: bool,
     pub trust: bool,
-    /// Longest pause of a client between two things, in milliseconds.
-    pub pause: u64,
+    pub load: Load,
     pub failovers: u64,
     pub seed: u64,
 }
@@ -52,6 +52,7 @@ pub struct RoundResult {
     pub books: Arc<Books>,
     pub faults: BTreeMap<Fault, u64>,
     pub losses: u64,
+    pub times: Vec<Sample>,
     pub took: Duration,
 }
 
@@ -91,23 +92,28 @@ impl Round {
             lab_dir: lab.dir(),
             debug,
             seed: self.seed,
-            pause: self.pause,
+            pause: self.load.pause(),
         };
         let program = Libpq::compile(lab.dir.path(), "soak");
-        let mut all: Vec<Client> = (1..=4)
+        let count = if self.load == Load::Alone { 1 } else { 4 };
+        let mut all: Vec<Client> = (1..=count)
             .map(|id| clients::libpq(&common, &program, id))
             .collect();
-        all.extend((11..=12).map(|id| clients::psql(&common, id)));
-        all.push(clients::pgbench(&common, 21, 5));
+        if self.load != Load::Alone {
+            all.extend((11..=12).map(|id| clients::psql(&common, id)));
+            all.push(clients::pgbench(&common, 21));
+        }
         let mut result = RoundResult {
             books: Arc::clone(&books),
             faults: BTreeMap::new(),
             losses: 0,
+            times: Vec::new(),
             took: Duration::ZERO,
         };
         self.suffer(&lab, &all, &mut result, interrupted);
         all.iter().for_each(Client::ask_to_stop);
         all.into_iter().for_each(Client::join);
+        result.times = times::read(&common.debug, &lab.dir());
         if books.with(|books| books.wrong.is_empty()) {
             audit::check(&lab, &books);
         } else {
@@ -162,6 +168,7 @@ impl Round {
     /// Most of them are plain losses.
     fn draw(&self, random: &mut Random) -> Fault {
         match random.below(3) {
+            _ if self.load == Load::Alone => random.pick(&[Fault::Kill, Fault::Freeze]),
             0 => random.pick(&faults::ALL),
             _ => random.pick(&[Fault::Kill, Fault::Freeze, Fault::Daemon]),
         }
@@ -169,12 +176,12 @@ impl Round {
 
     pub fn title(&self) -> String {
         format!(
-            "round {}: {}, {} the extension, {}, pauses up to {} ms, seed {}, {} losses",
+            "round {}: {}, {} the extension, {}, {} clients, seed {}, {} losses",
             self.number + 1,
             self.engine.name(),
             if self.extension { "with" } else { "without" },
             if self.trust { "trust" } else { "SCRAM" },
-            self.pause,
+            self.load.name(),
             self.seed,
             self.failovers
         )

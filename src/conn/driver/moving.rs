@@ -90,12 +90,18 @@ impl Driver {
         match notice {
             // What cannot end well is said at once: the application will connect anew.
             Notice::FailoverBegun => {
+                self.clock.begins(todo.now);
                 if let Some(Err(why)) = self.judge(todo) {
                     self.why = format!("{}; {why}", self.why);
                     let _ = self.machine.handle(todo.now, Event::NotMovable);
                 }
             }
             Notice::FailoverEnded | Notice::Resumed => {
+                let times = self.clock.end(todo.now);
+                if notice == Notice::FailoverEnded {
+                    crate::log!(log::Level::Info, "conn", "{name}: failover: {times}");
+                    self.conn.slow.lock().last_failover = Some(times);
+                }
                 self.failed_at = None;
                 self.why.clear();
             }

@@ -154,6 +154,9 @@ impl Driver {
                 Err(broken) => break Progress::Again(format!("{broken:?}")),
             }
         };
+        if mover.has_logged_in() {
+            self.clock.logs_in(todo.now);
+        }
         match progress {
             Progress::More => self.session.look = Some(todo.now + LOOK),
             Progress::Again(why) => {
