@@ -40,7 +40,12 @@ void PQfreeCancel(PGcancel *cancel);
 int PQcancel(PGcancel *cancel, char *text, int size);
 typedef void (*PQnoticeProcessor)(void *arg, const char *message);
 PQnoticeProcessor PQsetNoticeProcessor(PGconn *conn, PQnoticeProcessor processor, void *arg);
-enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2 };
+int PQputCopyData(PGconn *conn, const char *data, int size);
+int PQputCopyEnd(PGconn *conn, const char *error);
+int PQenterPipelineMode(PGconn *conn);
+int PQexitPipelineMode(PGconn *conn);
+int PQpipelineSync(PGconn *conn);
+enum { CONNECTION_OK = 0, PGRES_COMMAND_OK = 1, PGRES_TUPLES_OK = 2, PGRES_COPY_IN = 4, PGRES_PIPELINE_SYNC = 10, PGRES_PIPELINE_ABORTED = 11 };
 
 #define CANARY                                                                                                         \
     "pg_catalog.concat_ws('|', pg_catalog.current_setting('search_path'), pg_catalog.current_setting('TimeZone'), "    \
@@ -88,26 +93,41 @@ static void notice(void *arg, const char *message) {
     if (strstr(message, "synchronous replication")) warned = 1;
 }
 
+static void note(PGresult *res) {
+    int status = PQresultStatus(res);
+    if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK || status == PGRES_COPY_IN) {
+        snprintf(last.tag, sizeof last.tag, "%s", PQcmdStatus(res));
+        if (PQntuples(res) > 0) snprintf(last.value, sizeof last.value, "%s", PQgetvalue(res, 0, 0));
+    } else if (last.ok) {
+        const char *code = PQresultErrorField(res, 'C');
+        const char *text = PQresultErrorField(res, 'M'), *detail = PQresultErrorField(res, 'D');
+        last.ok = 0;
+        snprintf(last.code, sizeof last.code, "%s", code ? code : "-");
+        snprintf(last.text, sizeof last.text, "%s %s", text ? text : PQerrorMessage(conn), detail ? detail : "");
+    }
+}
+
+static void begin_result(int sent) {
+    memset(&last, 0, sizeof last);
+    last.ok = sent;
+}
+
+static void end_result(void);
+
 /* Takes what a request gave: the first error, else the last result. */
 static void take(int sent) {
     PGresult *res;
-    memset(&last, 0, sizeof last);
-    if (sent) last.ok = 1;
+    begin_result(sent != 0);
     while (sent && (res = PQgetResult(conn)) != NULL) {
-        int status = PQresultStatus(res);
-        if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK) {
-            snprintf(last.tag, sizeof last.tag, "%s", PQcmdStatus(res));
-            if (PQntuples(res) > 0) snprintf(last.value, sizeof last.value, "%s", PQgetvalue(res, 0, 0));
-        } else if (last.ok) {
-            const char *code = PQresultErrorField(res, 'C');
-            const char *text = PQresultErrorField(res, 'M'), *detail = PQresultErrorField(res, 'D');
-            last.ok = 0;
-            snprintf(last.code, sizeof last.code, "%s", code ? code : "-");
-            snprintf(last.text, sizeof last.text, "%s %s", text ? text : PQerrorMessage(conn), detail ? detail : "");
-        }
+        int copies = PQresultStatus(res) == PGRES_COPY_IN;
+        note(res);
         PQclear(res);
-        if (PQstatus(conn) != CONNECTION_OK) break;
+        if (copies || PQstatus(conn) != CONNECTION_OK) break;
     }
+    end_result();
+}
+
+static void end_result(void) {
     if (!last.ok && !last.code[0]) {
         snprintf(last.code, sizeof last.code, "-");
         snprintf(last.text, sizeof last.text, "%s", PQerrorMessage(conn));
@@ -184,6 +204,76 @@ static void insert(void) {
     }
     check_canary();
     tell("ledger", id, judge());
+}
+
+/* Several rows, all or none. */
+static void copy(void) {
+    char line[64];
+    long long first = next_id + 1;
+    int count = 1 + (int)below(5);
+    next_id += count;
+    warned = 0;
+    enum outcome outcome = REFUSED;
+    simple("copy public.ledger (id) from stdin");
+    if (last.ok) {
+        for (int i = 0; i < count; i++) {
+            snprintf(line, sizeof line, "%lld\n", first + i);
+            PQputCopyData(conn, line, (int)strlen(line));
+            pause_below(below(4) ? 0 : 30);
+        }
+        take(PQputCopyEnd(conn, NULL) == 1);
+        outcome = judge();
+    }
+    for (int i = 0; i < count; i++) tell("ledger", first + i, outcome);
+}
+
+/* Several at once, each for itself or all together. */
+static void pipeline(void) {
+    char numbers[4][40];
+    enum outcome outcomes[4];
+    long long first = next_id + 1;
+    int count = 2 + (int)below(3), together = (int)below(2), syncs = together ? 1 : count, sent = 1;
+    next_id += count;
+    warned = 0;
+    PQenterPipelineMode(conn);
+    for (int i = 0; i < count; i++) {
+        const char *value = numbers[i];
+        snprintf(numbers[i], sizeof numbers[i], "%lld", first + i);
+        sent &= PQsendQueryParams(conn, INSERT, 1, NULL, &value, NULL, NULL, 0);
+        if (!together || i == count - 1) sent &= PQpipelineSync(conn);
+        outcomes[i] = UNKNOWN;
+    }
+    begin_result(sent);
+    /* NULL stands between the requests. */
+    int done = 0, synced = 0, answered = 0;
+    for (int nulls = 0; sent && nulls < 2 && synced < syncs && PQstatus(conn) == CONNECTION_OK;) {
+        PGresult *res = PQgetResult(conn);
+        if (!res) {
+            nulls++;
+            continue;
+        }
+        nulls = 0;
+        int status = PQresultStatus(res);
+        if (status == PGRES_PIPELINE_SYNC) {
+            synced++;
+            /* What was run together is committed together. */
+            for (int i = answered; i < done; i++) outcomes[i] = last.ok && !warned ? ACKED : last.ok ? UNKNOWN : REFUSED;
+            answered = done;
+            if (!last.ok) end_result();
+            begin_result(1);
+        } else {
+            if (status != PGRES_PIPELINE_ABORTED) note(res);
+            if (last.ok) check_canary();
+            done++;
+        }
+        PQclear(res);
+    }
+    if (synced < syncs && last.ok) begin_result(0);
+    end_result();
+    if (last.lost && judge() == REFUSED)
+        for (int i = answered; i < count; i++) outcomes[i] = REFUSED;
+    if (!last.lost && !PQexitPipelineMode(conn)) wrong("the pipeline does not end");
+    for (int i = 0; i < count; i++) tell("ledger", first + i, outcomes[i]);
 }
 
 /* One that takes a while, and is cancelled somewhere in it. */
@@ -267,9 +357,11 @@ int main(int argc, char **argv) {
             connect_and_set(argv[1]);
             continue;
         }
-        switch (below(10)) {
+        switch (below(12)) {
         case 0: change_settings(); break;
         case 1: cancelled(); break;
+        case 10: copy(); break;
+        case 11: pipeline(); break;
         case 2: case 3: case 4: transfer(); break;
         default: insert();
         }

@@ -118,7 +118,7 @@ impl Load {
         match self {
             Self::Busy => 120,
             Self::Calm => 2_000,
-            Self::Alone => 300,
+            Self::Alone => 1_500,
         }
     }
 }
@@ -127,15 +127,15 @@ impl Load {
 const ROUNDS: [(Engine, bool, bool, Load); 12] = [
     (Engine::Shared, true, true, Load::Busy),
     (Engine::Postgres, true, false, Load::Busy),
+    (Engine::Shared, true, false, Load::Busy),
     (Engine::Shared, false, false, Load::Busy),
     (Engine::Shared, true, false, Load::Alone),
-    (Engine::Postgres, true, true, Load::Alone),
-    (Engine::Shared, true, false, Load::Calm),
-    (Engine::Shared, true, false, Load::Busy),
     (Engine::Postgres, true, true, Load::Busy),
+    (Engine::Postgres, true, false, Load::Alone),
+    (Engine::Shared, true, false, Load::Calm),
     (Engine::Shared, false, true, Load::Calm),
     (Engine::Shared, true, true, Load::Alone),
-    (Engine::Postgres, false, false, Load::Busy),
+    (Engine::Postgres, false, true, Load::Busy),
     (Engine::Shared, true, true, Load::Calm),
 ];
 

@@ -108,7 +108,7 @@ impl Report {
         let minutes = self.took.as_secs_f64() / 60.0;
         let _ = writeln!(
             out,
-            "\n## Soak\n\nSeed {}: {} failovers in {} labs, {minutes:.1} minutes. Wrong outcomes: {}.\n",
+            "# Soak\n\nMade by `make soak FAILOVERS=...`, which leaves it in target/soak/report.md (and as JSON in report.json).\n\nSeed {}: {} failovers in {} labs, {minutes:.1} minutes. Wrong outcomes: {}.\n",
             self.seed,
             self.failovers(),
             self.rounds,

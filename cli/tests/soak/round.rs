@@ -71,6 +71,10 @@ impl Round {
         if self.extension {
             more.extend(["--pg-bin", bin]);
         }
+        if self.engine == Engine::Shared && self.load == Load::Busy {
+            // More losses in the same time; and of a machine that stands still for a moment, others.
+            more.extend(["--keepalive-ms", "20"]);
+        }
         if self.trust {
             more.push("--trust");
         }
