@@ -3,6 +3,7 @@
 use crate::faults::Fault;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// A program whose sessions are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,8 +99,9 @@ pub struct Inner {
     /// Why sessions ended, and how often.
     pub reasons: BTreeMap<String, u64>,
     pub wrong: Vec<String>,
-    /// The last fault, to which what ends now is put down.
+    /// The last fault, to which what ends now is put down, and when it was.
     fault: Option<Fault>,
+    at: Option<Instant>,
 }
 
 impl Books {
@@ -134,7 +136,7 @@ impl Books {
     /// A fault begins, which so many sessions of a kind meet.
     pub fn exposes(&self, fault: Fault, sessions: &[(Kind, u64)]) {
         self.with(|inner| {
-            inner.fault = Some(fault);
+            (inner.fault, inner.at) = (Some(fault), Some(Instant::now()));
             for (kind, count) in sessions {
                 inner.cells.entry((*kind, fault)).or_default().exposed += count;
             }
@@ -144,6 +146,19 @@ impl Books {
     /// What ends now ends by it.
     pub fn fault(&self) -> Option<Fault> {
         self.with(|inner| inner.fault)
+    }
+
+    /// Sessions have ended by themselves: of a loss that is younger than `since` they may not have seen anything.
+    pub fn left(&self, kind: Kind, sessions: u64, since: Duration) {
+        self.with(|inner| {
+            let Some((fault, at)) = inner.fault.zip(inner.at) else {
+                return;
+            };
+            if at.elapsed() < since {
+                let cell = inner.cells.entry((kind, fault)).or_default();
+                cell.exposed = cell.exposed.saturating_sub(sessions);
+            }
+        });
     }
 
     /// A session has ended with an error, because of a fault.

@@ -3,6 +3,7 @@
 use crate::books::{Books, Kind, Outcome};
 use crate::pg_lab::{LIMIT, Lab};
 use crate::random::Random;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -497,7 +498,9 @@ fn run_pgbench(common: &Common, seen: &Seen, random: &mut Random, id: u64) {
                 .store(SESSIONS - aborted.min(SESSIONS), Ordering::Release);
         }
     }
-    seen.open.store(0, Ordering::Release);
+    let left = seen.open.swap(0, Ordering::AcqRel);
+    let since = Duration::from_millis(common.pause) + Duration::from_secs(2);
+    common.books.left(Kind::Pgbench, left, since);
     pgbench.finish();
     for (part, fault) in errors.split("aborted in command").skip(1).zip(faults) {
         let code = match (
@@ -561,4 +564,30 @@ pub fn wait_for_all(clients: &[Client], lab: &Lab, books: &Books) {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// Refusals that a server, not the state of the session, is the reason of; from the library's logs.
+pub fn refusals(logs: &Path) -> BTreeMap<String, u64> {
+    let usual = [
+        "in_flight",
+        "transaction",
+        "state_pending",
+        "no_extension",
+        "copy",
+        "login_needs_password",
+    ];
+    let mut all = BTreeMap::new();
+    for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        for line in text.lines().filter(|line| line.contains(": Lost after ")) {
+            let Some((_, why)) = line.split_once("the session is not movable: ") else {
+                continue;
+            };
+            let word = why.split(' ').next().unwrap_or_default();
+            if !usual.contains(&word) {
+                *all.entry(why.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    all
 }

@@ -26,13 +26,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 #[test]
 fn nothing_is_lost_or_run_twice() {
     let plan = Plan::from_environment();
-    let interrupted = Arc::<AtomicBool>::default();
+    let end = Arc::<AtomicBool>::default();
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).unwrap();
+        signal_hook::flag::register(signal, Arc::clone(&end)).unwrap();
     }
     let Some(installation) = pg_ext::Installation::make() else {
         return;
     };
+    if let Some(limit) = plan.limit {
+        let end = Arc::clone(&end);
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            end.store(true, Ordering::Release);
+        });
+    }
     for _ in 0..plan.load {
         // For as long as the process lives.
         std::thread::spawn(|| {
@@ -45,10 +52,10 @@ fn nothing_is_lost_or_run_twice() {
     let mut report = Report::new(&plan);
     let mut random = random::Random::new(plan.seed);
     while let Some(round) = plan.next(&report, &mut random) {
-        if interrupted.load(Ordering::Acquire) || !report.wrong.is_empty() {
+        if end.load(Ordering::Acquire) || !report.wrong.is_empty() {
             break;
         }
-        let Some(result) = round.run(&plan, &installation, &interrupted) else {
+        let Some(result) = round.run(&plan, &installation, &end) else {
             return;
         };
         report.add(&round, result);

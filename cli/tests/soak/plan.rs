@@ -4,10 +4,13 @@ use crate::random::Random;
 use crate::report::Report;
 use crate::round::{Engine, Round};
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub struct Plan {
     /// `VIANET_SOAK_FAILOVERS`: how many, over all labs.
     pub failovers: u64,
+    /// `VIANET_SOAK_SECONDS`: no further failover after so long; two minutes where the number of failovers is not set either.
+    pub limit: Option<Duration>,
     /// `VIANET_SOAK_SEED`: of everything that is drawn at random.
     pub seed: u64,
     /// `VIANET_SOAK_ENGINE`: `postgres` or `postgres-shared`; both where it is not set.
@@ -43,8 +46,11 @@ impl Plan {
         let number = |name| variable(name, |text| text.parse::<u64>().ok());
         let chance = || u64::from(std::process::id()) ^ now_ms();
         let below = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/soak");
+        let failovers = number("FAILOVERS");
+        let seconds = number("SECONDS").or(failovers.is_none().then_some(120));
         Self {
-            failovers: number("FAILOVERS").unwrap_or(60),
+            failovers: failovers.unwrap_or(300),
+            limit: seconds.map(Duration::from_secs),
             seed: number("SEED").unwrap_or_else(chance),
             engine: variable("ENGINE", Engine::parse),
             extension: variable("EXTENSION", |text| word(text, "yes", "no")),
@@ -74,10 +80,12 @@ impl Plan {
         let all: Vec<_> = ROUNDS.iter().copied().filter(wanted).collect();
         assert!(!all.is_empty(), "no lab is like that");
         let (engine, extension, trust, load) = all[report.rounds as usize % all.len()];
-        // All in turn, however few they are.
+        // Where there is little time, all in turn.
         let most = match engine {
-            Engine::Postgres => (self.failovers / 30).clamp(3, 12),
-            Engine::Shared => (self.failovers / 6).clamp(10, 60),
+            Engine::Postgres if self.limit.is_some() => 3,
+            Engine::Shared if self.limit.is_some() => 20,
+            Engine::Postgres => 12,
+            Engine::Shared => 60,
         };
         Some(Round {
             number: report.rounds,

@@ -25,6 +25,7 @@ pub struct Report {
     cells: BTreeMap<(Setting, Kind, Fault), Cell>,
     tally: BTreeMap<&'static str, [u64; 3]>,
     reasons: BTreeMap<(bool, String), u64>,
+    refusals: BTreeMap<String, u64>,
     times: BTreeMap<(Engine, Load), Vec<Sample>>,
     pub wrong: Vec<String>,
 }
@@ -41,6 +42,7 @@ impl Report {
             cells: BTreeMap::new(),
             tally: BTreeMap::new(),
             reasons: BTreeMap::new(),
+            refusals: BTreeMap::new(),
             times: BTreeMap::new(),
             wrong: Vec::new(),
         }
@@ -57,6 +59,9 @@ impl Report {
         *self.losses.entry(setting).or_default() += result.losses;
         for (fault, count) in result.faults {
             *self.faults.entry(fault).or_default() += count;
+        }
+        for (why, count) in result.refusals {
+            *self.refusals.entry(why).or_default() += count;
         }
         let times = self.times.entry((round.engine, round.load)).or_default();
         times.extend(result.times);
@@ -151,6 +156,15 @@ impl Report {
                     .unwrap_or(0)
             };
             let _ = writeln!(out, "| {reason} | {} | {} |", of(true), of(false));
+        }
+        if !self.refusals.is_empty() {
+            let _ = writeln!(
+                out,
+                "\n| refused on the second server | times |\n| --- | --- |"
+            );
+        }
+        for (why, count) in &self.refusals {
+            let _ = writeln!(out, "| {why} | {count} |");
         }
         for wrong in &self.wrong {
             let _ = writeln!(out, "\nWRONG: {wrong}");
@@ -277,6 +291,7 @@ impl Report {
             "coverage": cells.collect::<Vec<_>>(),
             "times": self.times_json(),
             "reasons": reasons.collect::<Vec<_>>(),
+            "refusals": self.refusals,
             "wrong": self.wrong,
         })
     }

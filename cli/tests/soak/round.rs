@@ -53,6 +53,8 @@ pub struct RoundResult {
     pub faults: BTreeMap<Fault, u64>,
     pub losses: u64,
     pub times: Vec<Sample>,
+    /// What the other server said where a session could not be made again, and how often.
+    pub refusals: BTreeMap<String, u64>,
     pub took: Duration,
 }
 
@@ -62,7 +64,7 @@ impl Round {
         &self,
         plan: &Plan,
         installation: &Installation,
-        interrupted: &AtomicBool,
+        end: &AtomicBool,
     ) -> Option<RoundResult> {
         let begun = Instant::now();
         println!("{}", self.title());
@@ -112,12 +114,14 @@ impl Round {
             faults: BTreeMap::new(),
             losses: 0,
             times: Vec::new(),
+            refusals: BTreeMap::new(),
             took: Duration::ZERO,
         };
-        self.suffer(&lab, &all, &mut result, interrupted);
+        self.suffer(&lab, &all, &mut result, end);
         all.iter().for_each(Client::ask_to_stop);
         all.into_iter().for_each(Client::join);
         result.times = times::read(&common.debug, &lab.dir());
+        result.refusals = clients::refusals(&common.debug);
         if books.with(|books| books.wrong.is_empty()) {
             audit::check(&lab, &books);
         } else {
@@ -130,13 +134,7 @@ impl Round {
         Some(result)
     }
 
-    fn suffer(
-        &self,
-        lab: &Lab,
-        clients: &[Client],
-        result: &mut RoundResult,
-        interrupted: &AtomicBool,
-    ) {
+    fn suffer(&self, lab: &Lab, clients: &[Client], result: &mut RoundResult, end: &AtomicBool) {
         let nodes = Nodes {
             lab,
             shared: self.engine == Engine::Shared,
@@ -145,7 +143,7 @@ impl Round {
         let mut random = Random::new(self.seed);
         clients::wait_for_all(clients, lab, &books);
         while result.losses < self.failovers
-            && !interrupted.load(Ordering::Acquire)
+            && !end.load(Ordering::Acquire)
             && books.with(|books| books.wrong.is_empty())
         {
             std::thread::sleep(Duration::from_millis(random.below(300)));
