@@ -2,6 +2,7 @@
  * moves money between accounts, pauses up to PAUSE ms between, and says what it knows of each, until its input ends. One line each:
  *   session                                one is ready
  *   ledger ID acked|refused|unknown        a row
+ *   looked ID COUNT                        how many there were of an unknown one when the next session looked: so many there are
  *   transfer ID acked|refused|unknown      two legs of the bank
  *   broke SQLSTATE MESSAGE                 the session is over; the next one is begun
  *   failed SQLSTATE MESSAGE                the server says so, and the session goes on
@@ -56,7 +57,7 @@ static const char *const ZONES[] = {"Asia/Kathmandu", "America/St_Johns", "UTC",
 
 static PGconn *conn;
 static int client, tenant, role, warned, may_be_cancelled, broken = 1;
-static long long next_id;
+static long long next_id, doubted;
 static unsigned long long state;
 
 /* What came of the last request. */
@@ -158,6 +159,22 @@ static void tell(const char *what, long long id, enum outcome outcome) {
     say(what, number, OUTCOMES[outcome]);
 }
 
+/* Of one row, whose client looks for it before it does anything else. */
+static void tell_one(long long id, enum outcome outcome) {
+    if (outcome == UNKNOWN && last.lost) doubted = id;
+    tell("ledger", id, outcome);
+}
+
+static void look_for_doubted(void) {
+    char sql[200], number[40];
+    snprintf(sql, sizeof sql, "select pg_catalog.count(*) from public.ledger where id = %lld", doubted);
+    simple(sql);
+    if (!last.ok) return;
+    snprintf(number, sizeof number, "%lld", doubted);
+    say("looked", number, last.value);
+    doubted = 0;
+}
+
 static void check_canary(void) {
     char expected[512], text[1200];
     snprintf(expected, sizeof expected, "public, s%d|%s|%d|%s", client, ZONES[client % 4], tenant, role ? "app" : "none");
@@ -203,7 +220,19 @@ static void insert(void) {
         simple(sql);
     }
     check_canary();
-    tell("ledger", id, judge());
+    tell_one(id, judge());
+}
+
+/* One that takes long, whatever happens to its client. */
+static void slow(void) {
+    char sql[1024];
+    long long id = ++next_id;
+    warned = 0;
+    snprintf(sql, sizeof sql, "insert into public.ledger select %lld from pg_catalog.pg_sleep(%u.%u) returning " CANARY, id, below(3),
+             below(10));
+    simple(sql);
+    check_canary();
+    tell_one(id, judge());
 }
 
 /* Several rows, all or none. */
@@ -290,7 +319,7 @@ static void cancelled(void) {
     PQfreeCancel(cancel);
     take(sent);
     check_canary();
-    tell("ledger", id, judge());
+    tell_one(id, judge());
 }
 
 /* From one account to another, all or nothing. A careless program goes on after an error, up to its COMMIT. */
@@ -354,14 +383,15 @@ int main(int argc, char **argv) {
     for (int i = 0; i < 10; i++) below(2);
     while (poll(&in, 1, 0) == 0) {
         if (broken) {
-            connect_and_set(argv[1]);
+            if (connect_and_set(argv[1]) && doubted) look_for_doubted();
             continue;
         }
-        switch (below(12)) {
+        switch (below(13)) {
         case 0: change_settings(); break;
         case 1: cancelled(); break;
         case 10: copy(); break;
         case 11: pipeline(); break;
+        case 12: if (below(4) == 0) slow(); break;
         case 2: case 3: case 4: transfer(); break;
         default: insert();
         }

@@ -68,6 +68,14 @@ pub fn check(lab: &Lab, books: &Books) {
     );
     books.with(|inner| {
         compare("row", &inner.ledger, &ledger, &mut found);
+        for (id, count) in &inner.looked {
+            let now = ledger.get(id).copied().unwrap_or(0);
+            if now != *count {
+                found.push(format!(
+                    "row {id} is there {now} times, and {count} when the next session looked for it"
+                ));
+            }
+        }
         let mut transfers = HashMap::new();
         for row in &legs {
             let [transfer, count, sum] = row[..] else {

@@ -94,6 +94,8 @@ pub struct Books {
 pub struct Inner {
     pub ledger: HashMap<i64, Outcome>,
     pub transfers: HashMap<i64, Outcome>,
+    /// Unknown rows, and how many of each its client found afterwards.
+    pub looked: HashMap<i64, usize>,
     pub pgbench: Pgbench,
     pub cells: BTreeMap<(Kind, Fault), Cell>,
     /// Why sessions ended, and how often.

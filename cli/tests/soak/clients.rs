@@ -202,6 +202,12 @@ fn take_libpq_line(books: &Books, seen: &Seen, line: &str) {
     match (what, outcome) {
         ("ledger", Some((id, outcome))) => books.ledger(id, outcome),
         ("transfer", Some((id, outcome))) => books.transfer(id, outcome),
+        ("looked", _) => match second.parse().ok().zip(rest.parse().ok()) {
+            Some((id, count)) => {
+                books.with(|inner| inner.looked.insert(id, count));
+            }
+            None => books.wrong(line),
+        },
         ("session", _) => seen.open.store(1, Ordering::Release),
         ("broke", _) => {
             if seen.open.swap(0, Ordering::AcqRel) == 1 {

@@ -16,6 +16,8 @@ pub enum Fault {
     Freeze,
     /// Its daemon is lost alone.
     Daemon,
+    /// The same, and it is started again at once, before anybody could take over.
+    Restart,
     /// The SQL server is lost alone.
     Server,
     /// The SQL server is shut down at once, with its sessions.
@@ -28,10 +30,11 @@ pub enum Fault {
     OldAlone,
 }
 
-pub const ALL: [Fault; 8] = [
+pub const ALL: [Fault; 9] = [
     Fault::Kill,
     Fault::Freeze,
     Fault::Daemon,
+    Fault::Restart,
     Fault::Server,
     Fault::Immediate,
     Fault::DuringRestore,
@@ -45,6 +48,7 @@ impl Fault {
             Self::Kill => "kill",
             Self::Freeze => "freeze",
             Self::Daemon => "daemon only",
+            Self::Restart => "daemon restarted",
             Self::Server => "server only",
             Self::Immediate => "immediate shutdown",
             Self::DuringRestore => "during restore",
@@ -112,6 +116,13 @@ impl Nodes<'_> {
             Fault::Daemon => {
                 self.lab.good(&["kill", a, "--only", "daemon"]);
                 self.becomes_active(b)?;
+                self.lab.good(&["start", a]);
+            }
+            Fault::Restart => {
+                self.lab.good(&["kill", a, "--only", "daemon"]);
+                self.lab.good(&["start", a, "--only", "daemon"]);
+                self.any_active()?;
+                // With a server of its own it may have been fenced all the same.
                 self.lab.good(&["start", a]);
             }
             Fault::Server | Fault::Immediate => {
