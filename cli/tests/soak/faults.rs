@@ -2,6 +2,7 @@
 
 use crate::pg_lab::{LIMIT, Lab};
 use crate::random::Random;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -236,7 +237,7 @@ impl Nodes<'_> {
             (Fault::Server, true) => kill_tree(&postmaster),
             _ => {
                 let pid = read_pid(&postmaster)?;
-                signal(pid, libc::SIGQUIT);
+                signal(pid, Signal::QUIT);
                 gone(pid)
             }
         }
@@ -257,7 +258,7 @@ fn read_pid(path: &PathBuf) -> Result<i32, String> {
 fn kill_tree(postmaster: &PathBuf) -> Result<(), String> {
     let pid = read_pid(postmaster)?;
     // It starts no other meanwhile.
-    signal(pid, libc::SIGSTOP);
+    signal(pid, Signal::STOP);
     let mut all = vec![pid];
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.map_err(|e| format!("the children of {pid}: {e}"))?;
@@ -266,13 +267,15 @@ fn kill_tree(postmaster: &PathBuf) -> Result<(), String> {
             .split_whitespace()
             .filter_map(|pid| pid.parse::<i32>().ok()),
     );
-    all.iter().for_each(|pid| signal(*pid, libc::SIGKILL));
+    all.iter().for_each(|pid| signal(*pid, Signal::KILL));
     all.into_iter().try_for_each(gone)
 }
 
-fn signal(pid: i32, signal: i32) {
-    // SAFETY: takes numbers; the process is one of the lab's own servers.
-    unsafe { libc::kill(pid, signal) };
+fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        // Fails where it has ended by itself.
+        let _ = kill_process(pid, signal);
+    }
 }
 
 /// Until a process has ended; one that nobody has waited for has.

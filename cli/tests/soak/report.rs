@@ -12,6 +12,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Whether a fault is one of a row's.
+type Matters = fn(Fault) -> bool;
+
 /// Engine, with the extension, without passwords, clients.
 type Setting = (Engine, bool, bool, Load);
 
@@ -227,7 +230,7 @@ impl Report {
              | --- | --- | --- | --- | --- | --- | --- | --- |",
             Load::Busy.pause()
         );
-        let lost_by: [(&str, fn(Fault) -> bool); 3] = [
+        let lost_by: [(&str, Matters); 3] = [
             ("freeze", |fault| fault == Fault::Freeze),
             ("death of the node", |fault| {
                 fault != Fault::Freeze && !fault.takes_server_alone()
