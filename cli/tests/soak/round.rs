@@ -103,11 +103,11 @@ impl Round {
         let program = Libpq::compile(lab.dir.path(), "soak");
         let count = if self.load == Load::Alone { 1 } else { 4 };
         let mut all: Vec<Client> = (1..=count)
-            .map(|id| clients::libpq(&common, &program, id))
+            .map(|id| clients::libpq::start(&common, &program, id))
             .collect();
         if self.load != Load::Alone {
-            all.extend((11..=12).map(|id| clients::psql(&common, id)));
-            all.push(clients::pgbench(&common, 21));
+            all.extend((11..=12).map(|id| clients::psql::start(&common, id)));
+            all.push(clients::pgbench::start(&common, 21));
         }
         let mut result = RoundResult {
             books: Arc::clone(&books),
