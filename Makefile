@@ -79,6 +79,18 @@ test-rdma-provider: ## Of these the provider's own, a few minutes
 rdma-bindings: ## Make src/via/rdma/layout.rs from the headers of libibverbs and librdmacm
 	src/via/rdma/layout.sh
 
+FAILOVERS ?= 400
+SEED      ?=
+LOAD      ?= 0
+REPORT    ?= target/soak
+# Ctrl-C is for the soak alone, which then counts and reports what it has.
+.PHONY: soak
+soak: build ## Lose nodes and servers FAILOVERS times under clients that keep books; report in REPORT (SEED, LOAD: threads that take time)
+	$(CARGO) test --release -p vianet-cli --test soak --no-run
+	@mkdir -p "$(REPORT)"; trap '' INT; \
+	  VIANET_SOAK_FAILOVERS=$(FAILOVERS) VIANET_SOAK_SEED=$(SEED) VIANET_SOAK_LOAD=$(LOAD) VIANET_SOAK_REPORT="$$(realpath "$(REPORT)")" \
+	  $(CARGO) test --release -q -p vianet-cli --test soak -- --nocapture nothing_is_lost_or_run_twice
+
 .PHONY: bench bench-rdma fuzz
 bench: build ## Measure; compare with the floors (vianet bench --check: exit status 1 below one)
 	target/release/vianet bench

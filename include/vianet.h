@@ -184,6 +184,23 @@ struct vianet_answer {
     struct vianet_endpoint endpoints[VIANET_MAX_ENDPOINTS];
 };
 
+// How long the parts of a failover took, one after the other, in microseconds. What was tried in vain on the way counts to
+// the part before.
+struct vianet_times {
+    // From the node's last sign of life (the break itself, where the channel broke) to the decision that it is lost
+    uint64_t detection_us;
+    // Until a node said that it serves the name
+    uint64_t takeover_us;
+    // Until that answer was settled, and in the cache
+    uint64_t resolution_us;
+    // Until a channel to that node stood
+    uint64_t connect_us;
+    // Until the session was logged in there; 0 for a stream of bytes
+    uint64_t login_us;
+    // Until it was the same session, and the calls went on
+    uint64_t restore_us;
+};
+
 // What a connection is like now. Set `size`; all else is written by the call.
 struct vianet_info {
     // sizeof(struct vianet_info)
@@ -218,6 +235,8 @@ struct vianet_info {
     char why_no_ticket[32];
     // How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
     char state_way[16];
+    // The last move to another server, all zero if there was none
+    struct vianet_times last_failover;
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

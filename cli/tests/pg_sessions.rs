@@ -206,3 +206,36 @@ fn the_rest_of_a_psql_script_does_not_run_outside_its_transaction() {
     }
     assert_eq!(lab.sql("select count(*) from t"), "0");
 }
+
+/// Who was told that the outcome is unknown, looks, and finds nothing, must be able to rely on it.
+fn nothing_runs_on_behind_a_daemon_that_is_started_again(engine: &str, subnet: u8) {
+    let Some(lab) = Lab::up(engine, subnet) else {
+        return;
+    };
+    lab.wait_until_active("node-a");
+    follow(&lab, "");
+    lab.sql("create table t (id int)");
+    let program = Libpq::build(lab.dir.path());
+    let mut client = Libpq::start(&lab, &program, "shm");
+    let insert = "insert into t select 1 from pg_sleep(5)";
+    client.tell(insert);
+    wait_for_session(&lab, "active", "insert into t select");
+    // It has the name again before anybody could take over.
+    lab.good(&["kill", "node-a", "--only", "daemon"]);
+    lab.good(&["start", "node-a", "--only", "daemon"]);
+    let told = client.hear(&lab, insert);
+    assert!(told.starts_with("lost - "), "{told}");
+    let found = client.value(&lab, "select count(*) from t");
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    assert_eq!(client.value(&lab, "select count(*) from t"), found);
+}
+
+#[test]
+fn nothing_runs_on_behind_a_daemon_of_a_shared_server_that_is_started_again() {
+    nothing_runs_on_behind_a_daemon_that_is_started_again("postgres-shared", 161);
+}
+
+#[test]
+fn nothing_runs_on_behind_a_daemon_with_its_own_server_that_is_started_again() {
+    nothing_runs_on_behind_a_daemon_that_is_started_again("postgres", 162);
+}

@@ -267,6 +267,7 @@ impl Daemon {
             self.each(now, &Event::Tick);
             self.carry_out(now);
             self.transmit();
+            self.answer_again(now);
             if let Some((to, ask)) = self.tickets.tick(now) {
                 let _ = self.send(to, &ask);
             }
@@ -334,6 +335,17 @@ impl Daemon {
         };
         if let Some(reply) = reply {
             let _ = self.sockets[socket].1.send_to(&reply, from);
+        }
+    }
+
+    /// Who waits for a name that is served by now hears of it.
+    fn answer_again(&mut self, now: Now) {
+        let standings: Vec<Standing> = self.units.iter().map(|u| u.standing(now)).collect();
+        for reply in self.responder.second_answers(now.at, &standings) {
+            let socket = self.sockets.iter().find(|(addr, _)| *addr == reply.local);
+            if let Some((_, socket)) = socket {
+                let _ = socket.send_to(&reply.bytes, reply.to);
+            }
         }
     }
 

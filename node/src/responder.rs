@@ -15,8 +15,12 @@ use vianet::resolve::wire::datagram_type;
 use vianet::resolve::{Answer, ClusterId, Endpoint, Generation, Role};
 use vianet::via::Transport;
 
+mod waiting;
+
 #[cfg(test)]
 mod tests;
+
+use waiting::Waiting;
 
 /// What this node is for one server name, as clients are told.
 #[derive(Clone, Debug)]
@@ -42,6 +46,18 @@ pub struct Responder {
     via_tcp: Vec<SocketAddr>,
     shm: bool,
     buckets: Buckets,
+    waiting: Waiting,
+}
+
+/// A datagram to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// From which address of ours.
+    pub local: SocketAddr,
+    /// To whom.
+    pub to: SocketAddr,
+    /// What.
+    pub bytes: Vec<u8>,
 }
 
 impl Responder {
@@ -65,6 +81,7 @@ impl Responder {
             via_tcp,
             shm: config.listen.shm,
             buckets: Buckets::new(config.limits.answers_per_source, config.limits.answers),
+            waiting: Waiting::default(),
         }
     }
 
@@ -86,7 +103,11 @@ impl Responder {
             if !self.buckets.allow(now, from.ip()) {
                 return None;
             }
-            return query.answer(&answer, self.signer.as_ref()).ok();
+            let bytes = query.answer(&answer, self.signer.as_ref()).ok()?;
+            if matches!(answer.role, Role::Passive | Role::TakingOver) {
+                self.waiting.add(now, query, local, from, bytes.len());
+            }
+            return Some(bytes);
         }
         let request = ssrp::Request::parse(datagram)?;
         let instances: Vec<Instance> = self
@@ -98,6 +119,31 @@ impl Responder {
             .collect();
         let answer = request.answer(&instances)?;
         self.buckets.allow(now, from.ip()).then_some(answer)
+    }
+
+    /// Second answers, for those who asked for a name that this node serves by now.
+    pub fn second_answers(&mut self, now: Duration, standings: &[Standing]) -> Vec<Reply> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let is_served = |server: &str| standings.iter().any(|it| it.serving && it.name == server);
+        let waiting = self.waiting.take(now, is_served);
+        let mut replies = Vec::new();
+        for question in waiting {
+            let answer = self.cluster_answer(&question.query, standings);
+            let bytes = answer.and_then(|it| question.query.answer(&it, self.signer.as_ref()).ok());
+            let bytes = bytes.filter(|bytes| bytes.len() <= question.room);
+            if let Some(bytes) = bytes
+                && self.buckets.allow(now, question.from.ip())
+            {
+                replies.push(Reply {
+                    local: question.local,
+                    to: question.from,
+                    bytes,
+                });
+            }
+        }
+        replies
     }
 
     /// Whether something else than an answer of ours may be sent to `from`: the same rules for all.

@@ -71,11 +71,13 @@ unsafe fn variable(environment: *const *const c_char, prefix: &[u8]) -> Option<&
     }
 }
 
-/// Appends the library's records to a file.
+/// Appends the library's records to a file: seconds since 1970, process, level, module, text.
 fn log_to(path: PathBuf) {
     let write = move |level: Level, module: &str, text: &str| {
         let pid = rustix::process::getpid().as_raw_nonzero();
-        let line = format!("{pid} {level:?} {module}: {text}\n");
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        let (s, us) = (now.as_secs(), now.subsec_micros());
+        let line = format!("{s}.{us:06} {pid} {level:?} {module}: {text}\n");
         if let Some(file) = log_file(&path) {
             // SAFETY: the number was the log's a moment ago, and nothing of ours closes it.
             let _ = rustix::io::write(unsafe { BorrowedFd::borrow_raw(file) }, line.as_bytes());

@@ -291,6 +291,7 @@ impl From<&conn::Info> for vianet_info {
             why_not_movable: [0; 64],
             why_no_ticket: [0; 32],
             state_way: [0; 16],
+            last_failover: info.last_failover.unwrap_or_default().into(),
         };
         copy_text(&mut out.why_not_better, &info.why_not_better);
         copy_text(&mut out.name, &info.name);
@@ -305,6 +306,20 @@ impl From<&conn::Info> for vianet_info {
         );
         copy_text(&mut out.state_way, info.state_way.unwrap_or_default());
         out
+    }
+}
+
+impl From<conn::Times> for vianet_times {
+    fn from(times: conn::Times) -> Self {
+        let us = |time: Duration| time.as_micros().try_into().unwrap_or(u64::MAX);
+        Self {
+            detection_us: us(times.detection),
+            takeover_us: us(times.takeover),
+            resolution_us: us(times.resolution),
+            connect_us: us(times.connect),
+            login_us: us(times.login),
+            restore_us: us(times.restore),
+        }
     }
 }
 

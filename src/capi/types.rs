@@ -159,6 +159,27 @@ pub struct vianet_info {
     pub why_no_ticket: [c_char; 32],
     /// How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
     pub state_way: [c_char; 16],
+    /// The last move to another server, all zero if there was none
+    pub last_failover: vianet_times,
+}
+
+/// How long the parts of a failover took, one after the other, in microseconds. What was tried in vain on the way counts to
+/// the part before.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct vianet_times {
+    /// From the node's last sign of life (the break itself, where the channel broke) to the decision that it is lost
+    pub detection_us: u64,
+    /// Until a node said that it serves the name
+    pub takeover_us: u64,
+    /// Until that answer was settled, and in the cache
+    pub resolution_us: u64,
+    /// Until a channel to that node stood
+    pub connect_us: u64,
+    /// Until the session was logged in there; 0 for a stream of bytes
+    pub login_us: u64,
+    /// Until it was the same session, and the calls went on
+    pub restore_us: u64,
 }
 
 /// What the event callback hears.

@@ -63,6 +63,8 @@ pub struct Asker {
     next_send: Duration,
     /// An active node was heard: when the wait for the silent ones ends.
     settled: Option<Duration>,
+    /// When that was.
+    found: Option<Duration>,
     ends: Duration,
     outcome: Option<Outcome>,
 }
@@ -100,6 +102,7 @@ impl Asker {
             rounds: 0,
             next_send: now,
             settled: None,
+            found: None,
             ends: now + QUERY_TIME,
             outcome: None,
         };
@@ -158,6 +161,11 @@ impl Asker {
     /// The outcome, once there is one.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.outcome.as_ref()
+    }
+
+    /// When the active node was heard.
+    pub fn found(&self) -> Option<Duration> {
+        self.found
     }
 
     /// What each node said so far, for `vianet resolve` and error texts.
@@ -325,12 +333,13 @@ impl Asker {
             };
             let settled = self.settled.unwrap_or(now + linger).min(now + linger);
             self.settled = Some(settled);
+            self.found.get_or_insert(now);
             if !open || over || now >= settled {
                 self.outcome = Some(Outcome::Found(best));
             }
             return;
         }
-        self.settled = None;
+        (self.settled, self.found) = (None, None);
         // While no node is active a takeover may be under way: the question is repeated until the time is over.
         let why = self.so_far();
         if over || (!open && why != NotResolved::NobodyActive) {

@@ -16,7 +16,7 @@ mod turns;
 use super::control::Control;
 use super::lock::{Lock, NotTaken, RawGuard};
 use super::patience::{Direction, Patience};
-use super::{How, Info, Phase, descriptor, fork, lock, reactor, table};
+use super::{How, Info, Phase, Times, descriptor, fork, lock, reactor, table};
 use crate::config::{Client, RawFailover};
 use crate::error::{Error, Kind, Result};
 use crate::resolve::identity::PublicKey;
@@ -93,6 +93,8 @@ pub struct Slow {
     pub why_not_better: String,
     /// The node in use.
     pub node: String,
+    /// How long the last failover took.
+    pub last_failover: Option<Times>,
     /// The text of the error that ended the connection.
     pub lost: Option<Error>,
 }
@@ -241,6 +243,7 @@ impl Conn {
         }
         let transport = channel.as_ref().map(|channel| channel.wire.transport());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
+        let last_failover = slow.last_failover;
         drop(slow);
         drop(channel);
         let why_not_movable = match (transport, self.verdict(), self.raw_failover()) {
@@ -272,6 +275,7 @@ impl Conn {
                 false => None,
             },
             state_way: self.state_way(),
+            last_failover,
         }
     }
 }

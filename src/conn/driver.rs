@@ -9,9 +9,11 @@ mod moving;
 mod session_move;
 mod switchover;
 mod ticket;
+mod times;
 mod wire;
 
 pub use ending::give_up;
+pub use times::Times;
 
 use super::connection::Conn;
 use super::probes::Probes;
@@ -80,6 +82,8 @@ pub struct Driver {
     /// What the query had heard when it was given up.
     heard: Option<(Loss, String)>,
     failed_at: Option<Duration>,
+    /// Of the failover under way.
+    clock: times::Clock,
     /// The application closed; until when its bytes are still delivered over a channel that stands. One that broke is
     /// carried on within the machine's deadline, and the time begins anew.
     linger: Option<Duration>,
@@ -138,6 +142,7 @@ impl Driver {
             why: String::new(),
             heard: None,
             failed_at: None,
+            clock: times::Clock::default(),
             linger: None,
             far_watched: false,
             tickets: ticket::Tickets::default(),
@@ -198,8 +203,15 @@ impl Driver {
         self.far_watched && self.owned() && (self.conn.pump() | self.conn.absorb())
     }
 
-    /// A query has ended; `report` is what each node said.
-    pub fn answered(&mut self, todo: &mut Todo<'_>, event: Event, report: String) {
+    /// A query has ended; `report` is what each node said, `found` when the one that counts said it.
+    pub fn answered(
+        &mut self,
+        todo: &mut Todo<'_>,
+        event: Event,
+        report: String,
+        found: Option<Duration>,
+    ) {
+        self.clock.resolves(found, todo.now);
         // During a failover the reason for it is of more interest.
         if matches!(event, Event::NotResolved(_)) && self.failed_at.is_none() {
             self.why = report;
@@ -264,6 +276,15 @@ impl Driver {
             Event::NodeResigned => "the node is not active any more",
             _ => "",
         };
+        match event {
+            Event::NodeLost => {
+                let heard = todo.probes.heard(self.conn.id);
+                self.clock.last_sign(heard.unwrap_or(todo.now));
+            }
+            Event::NodeResigned | Event::ChannelBroken => self.clock.last_sign(todo.now),
+            Event::ChannelUp { .. } => self.clock.connects(todo.now),
+            _ => {}
+        }
         if !word.is_empty() {
             self.failed_at.get_or_insert(todo.now);
             if self.why.is_empty() {

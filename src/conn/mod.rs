@@ -46,6 +46,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use driver::Times;
 pub use queries::journal;
 
 /// How to connect.
@@ -135,6 +136,8 @@ pub struct Info {
     pub why_no_ticket: Option<Why>,
     /// How it is found out what its session has become: `exact` or `derived`.
     pub state_way: Option<&'static str>,
+    /// How long the parts of the last failover took, if there was one.
+    pub last_failover: Option<Times>,
 }
 
 /// The answer to [`resolve`].

@@ -40,6 +40,8 @@ struct Node {
     server: String,
     pinned: Option<PublicKey>,
     prober: Prober,
+    /// The last sign of life.
+    heard: Duration,
     users: HashMap<u64, User>,
 }
 
@@ -115,6 +117,7 @@ impl Probes {
                 server: server.clone(),
                 pinned: conn.pinned,
                 prober,
+                heard: now,
                 users: HashMap::from([(id, user)]),
             },
         );
@@ -149,6 +152,13 @@ impl Probes {
                 node.prober.hurry(now);
             }
         }
+    }
+
+    /// When the node of a connection gave its last sign of life.
+    pub fn heard(&self, id: u64) -> Option<Duration> {
+        let mut nodes = self.nodes.values();
+        let node = nodes.find(|node| node.users.contains_key(&id))?;
+        Some(node.heard)
     }
 
     /// A probe's socket is readable.
@@ -187,7 +197,10 @@ impl Node {
         let before = self.prober.unanswered();
         match self.prober.turn(now) {
             Probed::Nothing => {}
-            Probed::Alive(answer) => self.answered(&answer, results),
+            Probed::Alive(answer) => {
+                self.heard = now;
+                self.answered(&answer, results);
+            }
             // For a connection whose channel broke its node is lost. A channel that works is believed more than a datagram
             // that was refused.
             Probed::Refused => {
@@ -269,6 +282,7 @@ impl Node {
             }
         }
         if alive {
+            self.heard = now;
             self.prober.heard_bytes(now);
         }
     }

@@ -259,8 +259,8 @@ impl Queries {
         }
     }
 
-    /// Who is to be told what, and what each node said.
-    pub fn take_results(&mut self, set: Set<'_>) -> Vec<(u64, Event, String)> {
+    /// Who is to be told what, what each node said, and when the one that counts said it.
+    pub fn take_results(&mut self, set: Set<'_>) -> Vec<(u64, Event, String, Option<Duration>)> {
         let done = self
             .under_way
             .iter()
@@ -274,7 +274,8 @@ impl Queries {
             let outcome = query.asker.outcome().expect("filtered by it");
             let event = end(&query.name, query.ticket, outcome);
             let waiters = query.waiters.iter();
-            results.extend(waiters.map(|id| (*id, event.clone(), query.asker.report())));
+            let found = query.asker.found();
+            results.extend(waiters.map(|id| (*id, event.clone(), query.asker.report(), found)));
         }
         results
     }

@@ -397,8 +397,10 @@ impl Reactor {
     fn due(&mut self, now: Duration) {
         let set = Set(rustix::fd::AsFd::as_fd(&self.epoll));
         self.queries.on_timeout(now, set);
-        for (id, event, report) in self.queries.take_results(set) {
-            self.drive(id, now, |driver, todo| driver.answered(todo, event, report));
+        for (id, event, report, found) in self.queries.take_results(set) {
+            self.drive(id, now, |driver, todo| {
+                driver.answered(todo, event, report, found)
+            });
         }
         self.probes.on_timeout(now);
         for (id, event) in self.probes.take_results() {

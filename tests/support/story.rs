@@ -475,5 +475,7 @@ fn now_ms() -> u64 {
 
 /// Without process id and level.
 fn without_origin(line: &str) -> &str {
-    line.splitn(3, ' ').nth(2).unwrap_or(line)
+    // Before the module, which ends with a colon.
+    let module = line.find(": ").and_then(|end| line[..end].rfind(' '));
+    module.map_or(line, |at| &line[at + 1..])
 }

@@ -152,6 +152,7 @@ fn server(lab: &Lab, node: NodeName, name: &str, tickets: bool) -> Outcome<Serve
             // The one server is always writable: whether it takes connections is health enough.
             Engine::PostgresShared => Hooks {
                 fence: hook("fence"),
+                promote: hook("promote"),
                 ..Hooks::default()
             },
         },

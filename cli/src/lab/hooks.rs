@@ -48,6 +48,8 @@ pub fn run(args: Args) -> Outcome {
         (Hook::Rejoin, Engine::Postgres) => postgres::rejoin(&lab, node),
         (Hook::Health, Engine::Embedded) => embedded::health(&lab, node),
         (Hook::Health, Engine::Postgres) => postgres::health(&lab, node),
+        // The fence has done it already, where it ran.
+        (Hook::Promote, Engine::PostgresShared) if began_by_start() => postgres::end_sessions(&lab),
         // A shared server goes on.
         (Hook::Demote | Hook::Promote | Hook::Ready | Hook::Rejoin | Hook::Health, _) => Ok(()),
     }
@@ -87,11 +89,16 @@ fn fence(lab: &Lab, node: NodeName) -> Outcome {
     Ok(())
 }
 
-/// Ends what the other node's relay has open at the shared SQL server. A node that runs, or is dead, needs no word about
-/// it: the first knows, the second begins anew.
+/// Whether the daemon has just been started.
+fn began_by_start() -> bool {
+    std::env::var_os("VIANET_REASON").is_some_and(|reason| reason == "start")
+}
+
+/// Ends what the relays have open at the shared SQL server. A node that runs, or is dead, needs no word about it: the first
+/// knows, the second begins anew.
 fn fence_sessions(lab: &Lab, node: NodeName) -> Outcome {
     let other = node.other();
-    postgres::end_sessions_of(lab, other)?;
+    postgres::end_sessions(lab)?;
     if lab.life(other, Part::Daemon) == Life::Frozen {
         Fenced::write(lab, node)?;
     }

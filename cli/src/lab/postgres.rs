@@ -159,6 +159,22 @@ impl<'a> Server<'a> {
             .unwrap_or_default())
     }
 
+    /// Ends what the relays of `nodes` have open, and waits until it has ended. None of them serves now: what an earlier term, or
+    /// an earlier run of the daemon, has left may still be at work, and commit after its client has looked for it.
+    fn end_sessions_of(&self, nodes: &[NodeName]) -> Outcome {
+        let sources = nodes.iter().map(|node| self.lab.relay_source(*node));
+        let sources: Vec<_> = sources.map(|ip| format!("'{ip}'")).collect();
+        let left = self.ask(&format!(
+            "SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 5000) AS ended FROM pg_stat_activity \
+             WHERE client_addr IN ({})) s WHERE NOT ended",
+            sources.join(", ")
+        ))?;
+        match left.as_str() {
+            "0" => Ok(()),
+            n => Err(Failure::failed(format!("{n} sessions do not end"))),
+        }
+    }
+
     /// Whether it runs and is the primary.
     fn is_primary(&self) -> bool {
         let life = self.process().map_or(Life::Dead, |p| p.life());
@@ -216,7 +232,7 @@ pub fn promote(lab: &Lab, node: NodeName) -> Outcome {
         server.run(&Interrupt::default())?;
     }
     if server.is_primary() {
-        return Ok(());
+        return server.end_sessions_of(&[node]);
     }
     server.go_alone(&format!("{} was promoted", node.name()))?;
     let log = lab.part_file(node, Part::Server, "log");
@@ -249,22 +265,11 @@ pub fn health(lab: &Lab, node: NodeName) -> Outcome {
     Ok(())
 }
 
-/// The fence hook of the shared engine: ends what the other node's relay has open, and waits until it has ended.
-pub fn end_sessions_of(lab: &Lab, node: NodeName) -> Outcome {
+/// The hooks of the shared engine: ends what both nodes' relays have left open, and waits until it has ended.
+pub fn end_sessions(lab: &Lab) -> Outcome {
     let server = Server::new(lab, NodeName::NodeA)?;
-    if server.process().map_or(Life::Dead, |p| p.life()) == Life::Dead {
-        return Ok(());
-    }
-    let source = lab.relay_source(node);
-    let left = server.ask(&format!(
-        "SELECT count(*) FROM (SELECT pg_terminate_backend(pid, 5000) AS ended FROM pg_stat_activity \
-         WHERE client_addr = '{source}') s WHERE NOT ended"
-    ))?;
-    match left.as_str() {
-        "0" => Ok(()),
-        n => Err(Failure::failed(format!(
-            "{n} sessions of {} do not end",
-            node.name()
-        ))),
+    match server.process().map_or(Life::Dead, |p| p.life()) {
+        Life::Dead => Ok(()),
+        _ => server.end_sessions_of(&NodeName::ALL),
     }
 }

@@ -48,6 +48,15 @@ impl Lab {
         Some(lab)
     }
 
+    /// Stops everything, and leaves the files to be read.
+    pub fn keep(self) -> PathBuf {
+        self.good(&["down", "--keep"]);
+        let dir = self.dir.path().to_owned();
+        // Its end would remove them.
+        std::mem::forget(self);
+        dir
+    }
+
     pub fn dir(&self) -> PathBuf {
         self.dir.path().join("lab")
     }
@@ -58,9 +67,11 @@ impl Lab {
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
+        use std::os::unix::process::CommandExt;
         let mut command = Command::new(env!("CARGO_BIN_EXE_vianet"));
         command.arg("lab").args(args).arg("--dir").arg(self.dir());
-        command.output().unwrap()
+        // A terminal's Ctrl-C is for the test.
+        command.process_group(0).output().unwrap()
     }
 
     pub fn good(&self, args: &[&str]) {

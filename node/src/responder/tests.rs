@@ -191,3 +191,80 @@ fn ssrp_tells_only_what_can_be_reached_where_it_was_asked() {
     }
     assert_eq!(ask("127.0.0.12:1434", b"\x0f\x01sales\0"), None);
 }
+
+/// Asks, and gives what is answered at once.
+fn asks(responder: &mut Responder, at: Duration, port: u16, standing: &[Standing]) -> Option<Role> {
+    let q = query("sales");
+    let bytes = responder.answer(at, local(), from(port), &q.encode().unwrap(), standing)?;
+    Some(q.parse_answer(&bytes, 1_000_000, None).unwrap().role)
+}
+
+#[test]
+fn who_asked_before_is_told_when_the_name_is_served() {
+    let mut responder = responder();
+    let taking_over = standing(PeerRole::TakingOver, false);
+    let active = standing(PeerRole::Active, true);
+    for _ in 0..2 {
+        // Twice by the same client.
+        let told = asks(&mut responder, AT, 4000, &taking_over);
+        assert_eq!(told, Some(Role::TakingOver));
+    }
+    let passive = standing(PeerRole::Passive, false);
+    assert_eq!(
+        asks(&mut responder, AT, 4001, &passive),
+        Some(Role::Passive)
+    );
+    let soon = AT + Duration::from_millis(900);
+    assert_eq!(responder.second_answers(soon, &taking_over), []);
+    // Not before its lease has begun.
+    let outside = standing(PeerRole::Active, false);
+    assert_eq!(responder.second_answers(soon, &outside), []);
+    let replies = responder.second_answers(soon, &active);
+    let to: Vec<_> = replies.iter().map(|reply| reply.to).collect();
+    assert_eq!(to, [from(4000), from(4001)]);
+    let q = query("sales");
+    let first = q.encode().unwrap();
+    for reply in replies {
+        assert_eq!(reply.local, local());
+        assert!(reply.bytes.len() < first.len());
+        let key = SecretKey::from_seed([3; 32]).public();
+        let answer = q.parse_answer(&reply.bytes, 1_000_000, Some(&key)).unwrap();
+        assert_eq!((answer.role, answer.generation), (Role::Active, 7));
+    }
+    assert_eq!(responder.second_answers(soon, &active), [], "once");
+}
+
+#[test]
+fn who_does_not_wait_any_more_or_was_told_is_not_told_again() {
+    let mut responder = responder();
+    let taking_over = standing(PeerRole::TakingOver, false);
+    let active = standing(PeerRole::Active, true);
+    asks(&mut responder, AT, 4000, &taking_over);
+    let late = AT + Duration::from_secs(1);
+    assert_eq!(responder.second_answers(late, &active), []);
+    assert_eq!(
+        asks(&mut responder, late, 4001, &active),
+        Some(Role::Active)
+    );
+    assert_eq!(responder.second_answers(late, &active), []);
+}
+
+#[test]
+fn second_answers_have_the_rate_of_all_and_a_limit() {
+    let mut responder = responder();
+    let taking_over = standing(PeerRole::TakingOver, false);
+    let active = standing(PeerRole::Active, true);
+    // Four a second are allowed.
+    for port in 4000..4003 {
+        asks(&mut responder, AT, port, &taking_over);
+    }
+    assert_eq!(responder.second_answers(AT, &active).len(), 1);
+    for port in 1..=2000u16 {
+        let at = AT + Duration::from_secs(10) + Duration::from_millis(u64::from(port) / 10);
+        let from = SocketAddr::from(([10, 0, (port >> 8) as u8, port as u8], 4000));
+        let request = query("sales").encode().unwrap();
+        responder.answer(at, local(), from, &request, &taking_over);
+    }
+    let at = AT + Duration::from_secs(10) + Duration::from_millis(200);
+    assert_eq!(responder.second_answers(at, &active).len(), 256);
+}

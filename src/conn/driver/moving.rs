@@ -143,6 +143,7 @@ impl Driver {
         match notice {
             // What cannot end well is said at once: the application will connect anew.
             Notice::FailoverBegun => {
+                self.clock.begins(todo.now);
                 // What becomes of the node that was left means nothing for the one that comes.
                 todo.probes.remove(self.conn.id, todo.set);
                 self.told_wanted = false;
@@ -153,6 +154,11 @@ impl Driver {
                 }
             }
             Notice::FailoverEnded | Notice::Resumed => {
+                let times = self.clock.end(todo.now);
+                if notice == Notice::FailoverEnded {
+                    crate::log!(log::Level::Info, "conn", "{name}: failover: {times}");
+                    self.conn.slow.lock().last_failover = Some(times);
+                }
                 self.failed_at = None;
                 self.why.clear();
             }

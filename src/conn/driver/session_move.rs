@@ -6,6 +6,8 @@ use crate::session::postgres::{Moved, Mover, Progress, Question, Reason};
 
 /// How often it is looked whether an answer has come: shared memory tells nobody, since the application's own wake word does.
 const LOOK: Duration = Duration::from_millis(1);
+/// The same while a session is being made again: its application waits, and there are few questions, each for the answer before.
+const MOVING_LOOK: Duration = Duration::from_micros(250);
 /// The same where the server takes longer than this.
 const SLOW_LOOK: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(50);
@@ -154,8 +156,11 @@ impl Driver {
                 Err(broken) => break Progress::Again(format!("{broken:?}")),
             }
         };
+        if mover.has_logged_in() {
+            self.clock.logs_in(todo.now);
+        }
         match progress {
-            Progress::More => self.session.look = Some(todo.now + LOOK),
+            Progress::More => self.session.look = Some(todo.now + MOVING_LOOK),
             Progress::Again(why) => {
                 self.session.mover = None;
                 self.why = why;

@@ -156,6 +156,11 @@ impl Mover {
         }
     }
 
+    /// Whether the other server has let the session in.
+    pub fn has_logged_in(&self) -> bool {
+        self.step != Step::Login
+    }
+
     /// What is to be sent.
     pub fn output(&self) -> &[u8] {
         &self.out
