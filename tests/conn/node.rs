@@ -101,6 +101,7 @@ impl Node {
             shm_dir: shm_dir.to_owned(),
             node: name.to_owned(),
             signer: None,
+            tls: vianet::via::Tls::Auto,
             channels_per_peer: 1000,
             max_ring_bytes: 1 << 22,
         };

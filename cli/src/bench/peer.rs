@@ -100,6 +100,7 @@ pub fn run(shm_dir: &Path) -> Outcome {
         shm_dir: shm_dir.into(),
         node: NODE.into(),
         signer: None,
+        tls: vianet::via::Tls::Auto,
         channels_per_peer: 64,
         max_ring_bytes: 1 << 24,
     };

@@ -157,6 +157,7 @@ impl Driver {
             endpoint,
             min_generation,
             pinned: conn.pinned,
+            tls: crate::via::Tls::Auto,
             shm_dir: conn.config.shm_dir.clone(),
             ring_bytes: conn.config.ring_bytes,
             bell: conn.bell.lock().clone(),

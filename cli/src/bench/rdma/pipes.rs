@@ -248,6 +248,7 @@ impl ViaListening {
             shm_dir: "/nonexistent".into(),
             node: NODE.into(),
             signer: None,
+            tls: vianet::via::Tls::Auto,
             channels_per_peer: 64,
             max_ring_bytes: RING_BYTES,
         };
