@@ -25,7 +25,7 @@ pub use channel::{Channel, Wire};
 
 use crate::resolve::identity::{PublicKey, SecretKey};
 use crate::resolve::{ClusterId, Endpoint, Generation};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -74,7 +74,7 @@ impl fmt::Display for Transport {
 }
 
 /// Whether what leaves the host is encrypted: TLS on `tcp`, with the cluster's key.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
     /// Never.

@@ -194,6 +194,8 @@ impl Looper {
         let accept = session.channel.accept.clone();
         let refused = if !incoming.proves(&accept.resume_secret) {
             Some(RejectReason::NotAuthorised)
+        } else if !session.may_go_on(incoming.is_private()) {
+            Some(RejectReason::NotEncrypted)
         } else if !session.resumable() {
             Some(RejectReason::UnknownChannel)
         } else if served.active() != Some(accept.generation) {
