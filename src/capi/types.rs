@@ -159,6 +159,10 @@ pub struct vianet_info {
     pub why_no_ticket: [c_char; 32],
     /// How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
     pub state_way: [c_char; 16],
+    /// 1: what leaves this host is encrypted, by TLS with the cluster's key
+    pub encrypted: u32,
+    /// Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
+    pub why_not_encrypted: [c_char; 28],
 }
 
 /// What the event callback hears.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::resolve::ticket::Why;
+use crate::via::Tls;
 
 pub(super) struct Attempt {
     connecting: Box<dyn Connecting>,
@@ -157,14 +158,18 @@ impl Driver {
             endpoint,
             min_generation,
             pinned: conn.pinned,
-            tls: crate::via::Tls::Auto,
+            tls: conn.tls(),
             shm_dir: conn.config.shm_dir.clone(),
             ring_bytes: conn.config.ring_bytes,
             bell: conn.bell.lock().clone(),
             resume,
             nonce,
         };
+        let in_clear = matches!(endpoint.transport, Transport::Rdma | Transport::Plain);
         let begun = match transports::provider(endpoint.transport) {
+            Ok(_) if in_clear && request.tls == Tls::Require => Err(ConnectError::Unavailable(
+                "not encrypted, and tls = \"require\"".into(),
+            )),
             Ok(provider) => provider.connect(request),
             Err(why) => Err(ConnectError::Unavailable(why)),
         };
