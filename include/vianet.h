@@ -218,6 +218,10 @@ struct vianet_info {
     char why_no_ticket[32];
     // How it is found out what its session has become: "exact" by the server's extension, "derived" from its catalogs, "" not (yet)
     char state_way[16];
+    // 1: what leaves this host is encrypted, by TLS with the cluster's key
+    uint32_t encrypted;
+    // Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
+    char why_not_encrypted[28];
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

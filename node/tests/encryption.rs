@@ -93,7 +93,7 @@ fn logs_in(client: &Client) {
 
 #[test]
 fn no_is_said_where_nobody_can_read() {
-    let (lab, asked) = lab(150, b"S", |_| {});
+    let (lab, asked) = lab(160, b"S", |_| {});
     for transport in [Transport::Tcp, Transport::Shm] {
         let client = connect_when_active(&lab, 0, transport);
         assert!(client.channel.wire.is_private());
@@ -106,7 +106,7 @@ fn no_is_said_where_nobody_can_read() {
 
 #[test]
 fn in_clear_the_servers_own_no_is_passed_on_and_the_login_watched() {
-    let (lab, _) = lab(151, b"N", |_| {});
+    let (lab, _) = lab(161, b"N", |_| {});
     let client = in_clear(&lab);
     client.send(ASK);
     client.expect(b"N");
@@ -115,7 +115,7 @@ fn in_clear_the_servers_own_no_is_passed_on_and_the_login_watched() {
 
 #[test]
 fn in_clear_a_yes_is_refused_in_words() {
-    let (lab, asked) = lab(152, b"S", |_| {});
+    let (lab, asked) = lab(162, b"S", |_| {});
     let client = in_clear(&lab);
     // Whatever it sends without waiting must not reach the server.
     client.send(&[ASK, STARTUP].concat());
@@ -132,7 +132,7 @@ fn in_clear_a_yes_is_refused_in_words() {
 
 #[test]
 fn allow_unwatched_tls_lets_it_through() {
-    let (lab, _) = lab(153, b"S", |s| s.allow_unwatched_tls = true);
+    let (lab, _) = lab(163, b"S", |s| s.allow_unwatched_tls = true);
     let client = in_clear(&lab);
     client.send(ASK);
     client.expect(b"S");
@@ -146,7 +146,7 @@ fn allow_unwatched_tls_lets_it_through() {
 
 #[test]
 fn allow_plaintext_says_no_everywhere() {
-    let (lab, _) = lab(154, b"S", |s| s.allow_plaintext = true);
+    let (lab, _) = lab(164, b"S", |s| s.allow_plaintext = true);
     let client = in_clear(&lab);
     client.send(ASK);
     client.expect(b"N");
@@ -155,7 +155,7 @@ fn allow_plaintext_says_no_everywhere() {
 
 #[test]
 fn a_session_that_was_told_no_is_not_carried_on_in_clear() {
-    let (lab, _) = lab(155, b"S", |_| {});
+    let (lab, _) = lab(165, b"S", |_| {});
     let client = connect_when_active(&lab, 0, Transport::Tcp);
     client.send(ASK);
     client.expect(b"N");
@@ -182,7 +182,7 @@ fn a_session_that_was_told_no_is_not_carried_on_in_clear() {
 
 #[test]
 fn one_that_did_not_ask_is() {
-    let (lab, _) = lab(156, b"S", |_| {});
+    let (lab, _) = lab(166, b"S", |_| {});
     let client = connect_when_active(&lab, 0, Transport::Tcp);
     logs_in(&client);
     client.channel.fail(Broken::Transport("cut".into()));
@@ -201,7 +201,7 @@ fn one_that_did_not_ask_is() {
 
 #[test]
 fn a_node_that_requires_it_takes_nobody_in_clear() {
-    let (lab, _) = lab_of(158, b"N", |node| node.listen.tls = Tls::Require);
+    let (lab, _) = lab_of(168, b"N", |node| node.listen.tls = Tls::Require);
     let client = connect_when_active(&lab, 0, Transport::Tcp);
     assert!(client.channel.wire.is_private());
     let clear = until("the node answers", || {

@@ -329,6 +329,11 @@ impl Driver {
             return;
         }
         let transport = fresh.wire.transport();
+        let how = match (transport, fresh.wire.is_private()) {
+            (Transport::Tcp, true) => ", encrypted",
+            (Transport::Tcp, false) => ", in clear",
+            _ => "",
+        };
         self.unused = None;
         self.level_owed = None;
         if !same_stream {
@@ -346,7 +351,7 @@ impl Driver {
         crate::log!(
             log::Level::Info,
             "conn",
-            "{name}: connected to {node} over {transport}"
+            "{name}: connected to {node} over {transport}{how}"
         );
         self.tried.clear();
         if self.failed_at.is_none() {
