@@ -65,16 +65,21 @@ fn all_programs(how: How, subnet: u8) {
     let name = "echo.test";
     let transports = match rdma::device() {
         Some(_) => &["rdma"][..],
-        None => &["shm", "tcp"],
+        None => &["shm", "tcp", "tls"],
     };
-    for transport in transports {
+    for carrier in transports {
+        let (transport, tls) = match *carrier {
+            "tls" => ("tcp", "require"),
+            "tcp" => ("tcp", "off"),
+            other => (other, "auto"),
+        };
         let config = cluster.client_toml(
-            &format!("{transport}.toml"),
+            &format!("{carrier}.toml"),
             "",
             // A forked child has no RDMA.
-            &match *transport {
+            &match transport {
                 "rdma" => "transports = [\"rdma\", \"tcp\"]".into(),
-                transport => format!("transports = [\"{transport}\"]"),
+                transport => format!("transports = [\"{transport}\"]\ntls = \"{tls}\""),
             },
         );
         let opened = |how: &str| {
@@ -83,7 +88,7 @@ fn all_programs(how: How, subnet: u8) {
             opened.filter(|l| l.contains(how)).count()
         };
         let before = opened("");
-        let moved = match (how, *transport) {
+        let moved = match (how, transport) {
             (How::Valgrind, _) => "200000",
             // An emulated processor.
             (_, "rdma") => "2000000",
@@ -93,7 +98,7 @@ fn all_programs(how: How, subnet: u8) {
         run("poll", how, &config, &[name, moved]);
         run("epoll", how, &config, &[name, moved]);
         run("threads", how, &config, &[name]);
-        match *transport {
+        match transport {
             // Parent and child use one connection in turn, which over RDMA they cannot.
             "rdma" => run("fork", how, &config, &[name, "once"]),
             _ => run("fork", how, &config, &[name]),
@@ -108,7 +113,7 @@ fn all_programs(how: How, subnet: u8) {
         );
         // A connect that takes too long goes on with the next transport, and processors may be emulated and busy.
         assert!(
-            all > 8 && over * 2 > all && (over == all || *transport == "rdma"),
+            all > 8 && over * 2 > all && (over == all || transport == "rdma"),
             "{over} of {all} channels over {transport}"
         );
     }
