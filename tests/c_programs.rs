@@ -91,6 +91,7 @@ fn all_programs(how: How, subnet: u8) {
         let before = (opened(""), opened(&this));
         // The cipher is not optimised in a test's build.
         let moved = match (how, *carrier) {
+            (How::Valgrind, "tls") => "20000",
             (How::Valgrind, _) => "200000",
             (_, "tls") => "1000000",
             // An emulated processor.
@@ -254,7 +255,9 @@ fn errors(how: How, subnet: u8) {
     drop(closed);
     let other_key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     let more = format!(
-        "[clusters.nowhere]\nnodes = [\"{}\"]\n\
+        // Who spoils a packet must find it.
+        "tls = \"off\"\n\
+         [clusters.nowhere]\nnodes = [\"{}\"]\n\
          [clusters.silent]\nnodes = [\"{}\"]\n\
          [clusters.passive]\nnodes = [\"{}\"]\n\
          [clusters.forged]\nnodes = [\"{}\"]\npublic_key = \"{other_key}\"\n\
