@@ -101,7 +101,9 @@ fn all_programs(how: How, subnet: u8) {
         run("echo", how, &config, &[name]);
         run("poll", how, &config, &[name, moved]);
         run("epoll", how, &config, &[name, moved]);
-        run("threads", how, &config, &[name]);
+        if (how, *carrier) != (How::Valgrind, "tls") {
+            run("threads", how, &config, &[name]);
+        }
         match transport {
             // Parent and child use one connection in turn, which over RDMA they cannot.
             "rdma" => run("fork", how, &config, &[name, "once"]),
