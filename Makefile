@@ -57,7 +57,7 @@ doc: ## Build the documentation, warnings are errors
 
 unit: debug ## Unit and integration tests, the programs of c-tests/ and the claims included
 	$(call say,tests)
-	@trap '.ci/leftovers' EXIT; $(CARGO) test --workspace --no-fail-fast
+	@trap '.ci/leftovers' EXIT; $(CARGO) test --workspace --no-fail-fast && VIANET_TEST_TLS=1 $(CARGO) test --test conn
 
 # The code that loom checks is the code that runs (src/via/sync.rs); its build is apart because of the cfg, and takes longer
 # than the tests: so a little optimisation only.

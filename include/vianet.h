@@ -237,6 +237,10 @@ struct vianet_info {
     char state_way[16];
     // The last move to another server, all zero if there was none
     struct vianet_times last_failover;
+    // 1: what leaves this host is encrypted, by TLS with the cluster's key
+    uint32_t encrypted;
+    // Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
+    char why_not_encrypted[28];
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

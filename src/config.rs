@@ -10,7 +10,7 @@ pub use node_addr::NodeAddr;
 use crate::error::{Error, Kind, Result};
 use crate::resolve::identity::PublicKey;
 use crate::resolve::name::ServerName;
-use crate::via::Transport;
+use crate::via::{Tls, Transport};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
@@ -55,6 +55,10 @@ pub struct Cluster {
     /// Ed25519 public key of the cluster, 64 hex digits. With it, unsigned answers are refused.
     #[serde(default)]
     pub public_key: Option<String>,
+    /// Whether connections over `tcp` are encrypted: `auto` does if `public_key` is given, `off` never, and `require` uses
+    /// nothing else off this host.
+    #[serde(default)]
+    pub tls: Tls,
     /// Transports in order of preference. Default `["shm", "rdma", "tcp", "plain"]`.
     #[serde(default = "default_transports")]
     pub transports: Vec<Transport>,
@@ -276,6 +280,19 @@ impl Cluster {
                 "transports is empty: name those that may be used, or remove the key for all of them"
                     .into(),
             );
+        }
+        if self.tls == Tls::Require {
+            if self.public_key.is_none() {
+                return Err(
+                    "tls = \"require\": nodes are known by public_key; add it (`vianet keygen` printed it), or remove tls"
+                        .into(),
+                );
+            }
+            if !(self.transports.iter()).any(|t| matches!(t, Transport::Shm | Transport::Tcp)) {
+                return Err(
+                    "tls = \"require\" uses shm and tcp only, and transports allows neither: add tcp, or remove tls".into(),
+                );
+            }
         }
         let plain_only = self.transports.iter().all(|t| *t == Transport::Plain);
         if self.strict && plain_only {

@@ -65,16 +65,21 @@ fn all_programs(how: How, subnet: u8) {
     let name = "echo.test";
     let transports = match rdma::device() {
         Some(_) => &["rdma"][..],
-        None => &["shm", "tcp"],
+        None => &["shm", "tcp", "tls"],
     };
-    for transport in transports {
+    for carrier in transports {
+        let (transport, tls) = match *carrier {
+            "tls" => ("tcp", "require"),
+            "tcp" => ("tcp", "off"),
+            other => (other, "auto"),
+        };
         let config = cluster.client_toml(
-            &format!("{transport}.toml"),
+            &format!("{carrier}.toml"),
             "",
             // A forked child has no RDMA.
-            &match *transport {
+            &match transport {
                 "rdma" => "transports = [\"rdma\", \"tcp\"]".into(),
-                transport => format!("transports = [\"{transport}\"]"),
+                transport => format!("transports = [\"{transport}\"]\ntls = \"{tls}\""),
             },
         );
         let opened = |how: &str| {
@@ -82,9 +87,13 @@ fn all_programs(how: How, subnet: u8) {
             let opened = log.lines().filter(|l| l.contains("channel-open"));
             opened.filter(|l| l.contains(how)).count()
         };
-        let before = opened("");
-        let moved = match (how, *transport) {
+        let this = format!("transport={transport}");
+        let before = (opened(""), opened(&this));
+        // The cipher is not optimised in a test's build.
+        let moved = match (how, *carrier) {
+            (How::Valgrind, "tls") => "20000",
             (How::Valgrind, _) => "200000",
+            (_, "tls") => "1000000",
             // An emulated processor.
             (_, "rdma") => "2000000",
             _ => "20000000",
@@ -92,23 +101,23 @@ fn all_programs(how: How, subnet: u8) {
         run("echo", how, &config, &[name]);
         run("poll", how, &config, &[name, moved]);
         run("epoll", how, &config, &[name, moved]);
-        run("threads", how, &config, &[name]);
-        match *transport {
+        if (how, *carrier) != (How::Valgrind, "tls") {
+            run("threads", how, &config, &[name]);
+        }
+        match transport {
             // Parent and child use one connection in turn, which over RDMA they cannot.
             "rdma" => run("fork", how, &config, &[name, "once"]),
             _ => run("fork", how, &config, &[name]),
         };
         run("dup", how, &config, &[name]);
         run("rawreader", how, &config, &[name]);
-        let bytes = (how.stream_bytes() / 8).to_string();
+        let part = if *carrier == "tls" { 32 } else { 8 };
+        let bytes = (how.stream_bytes() / part).to_string();
         run("stream", how, &config, &[name, &bytes]);
-        let (all, over) = (
-            opened("") - before,
-            opened(&format!("transport={transport}")),
-        );
+        let (all, over) = (opened("") - before.0, opened(&this) - before.1);
         // A connect that takes too long goes on with the next transport, and processors may be emulated and busy.
         assert!(
-            all > 8 && over * 2 > all && (over == all || *transport == "rdma"),
+            all > 8 && over * 2 > all && (over == all || transport == "rdma"),
             "{over} of {all} channels over {transport}"
         );
     }
@@ -156,7 +165,7 @@ fn programs_preloaded() {
 }
 
 /// A stream with a checksum through a tap that cuts its TCP connection at random places: nothing missing, nothing twice.
-fn cut_stream(how: How, subnet: u8) {
+fn cut_stream(how: How, subnet: u8, tls: &str) {
     let server = EchoServer::start("127.0.0.1:0", "");
     let tap_addr: SocketAddr = format!("127.0.{subnet}.21:7434")
         .parse()
@@ -167,9 +176,14 @@ fn cut_stream(how: How, subnet: u8) {
     let mut plan = Plan::new(subnet, server.addr());
     plan.advertise_via = [Some(tap_addr), None];
     let cluster = Cluster::start(plan);
-    let bytes = how.stream_bytes();
+    let bytes = match tls {
+        "off" => how.stream_bytes(),
+        // As above.
+        _ => how.stream_bytes() / 32,
+    };
     let tap = TcpTap::start(&tap_addr.to_string(), via, bytes / 50);
-    let config = cluster.client_toml("tcp.toml", "", "transports = [\"tcp\"]");
+    let inside = format!("transports = [\"tcp\"]\ntls = \"{tls}\"");
+    let config = cluster.client_toml("tcp.toml", "", &inside);
     let text = run("stream", how, &config, &["echo.test", &bytes.to_string()]);
     eprintln!("{} cuts, {} connections", tap.cuts(), tap.accepted());
     assert!(
@@ -186,22 +200,32 @@ fn cut_stream(how: How, subnet: u8) {
 
 #[test]
 fn cut_stream_plain() {
-    cut_stream(How::Plain, 54);
+    cut_stream(How::Plain, 54, "off");
 }
 
 #[test]
 fn cut_stream_under_valgrind() {
-    cut_stream(How::Valgrind, 55);
+    cut_stream(How::Valgrind, 55, "off");
 }
 
 #[test]
 fn cut_stream_with_sanitizers() {
-    cut_stream(How::Sanitized, 56);
+    cut_stream(How::Sanitized, 56, "off");
 }
 
 #[test]
 fn cut_stream_preloaded() {
-    cut_stream(How::Preloaded, 57);
+    cut_stream(How::Preloaded, 57, "off");
+}
+
+#[test]
+fn cut_stream_encrypted() {
+    cut_stream(How::Plain, 46, "require");
+}
+
+#[test]
+fn cut_stream_encrypted_and_preloaded() {
+    cut_stream(How::Preloaded, 47, "require");
 }
 
 /// Every error of the table.
@@ -233,7 +257,9 @@ fn errors(how: How, subnet: u8) {
     drop(closed);
     let other_key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
     let more = format!(
-        "[clusters.nowhere]\nnodes = [\"{}\"]\n\
+        // Who spoils a packet must find it.
+        "tls = \"off\"\n\
+         [clusters.nowhere]\nnodes = [\"{}\"]\n\
          [clusters.silent]\nnodes = [\"{}\"]\n\
          [clusters.passive]\nnodes = [\"{}\"]\n\
          [clusters.forged]\nnodes = [\"{}\"]\npublic_key = \"{other_key}\"\n\

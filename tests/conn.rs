@@ -89,6 +89,7 @@ impl Bed {
         std::fs::write(&self.config, text).expect("the test's own file");
     }
 
+    #[track_caller]
     fn connect(&self, transport: Transport) -> RawFd {
         let options = self.options(transport);
         let channels = || self.a.channels() + self.b.channels();
@@ -108,6 +109,8 @@ impl Bed {
             info = conn::find(fd).expect("ours").info();
         }
         assert_eq!(info.transport, Some(transport), "{}", info.why_not_better);
+        let encrypted = transport == Transport::Tcp && node::key().is_some();
+        assert_eq!(info.why_not_encrypted.is_none(), encrypted);
         fd
     }
 }

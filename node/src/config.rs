@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use vianet::resolve::ClusterId;
+use vianet::via::Tls;
 
 mod check;
 #[cfg(test)]
@@ -96,6 +97,9 @@ pub struct Listen {
     /// says so and does without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub via_rdma: Vec<SocketAddr>,
+    /// Whether `via_tcp` takes clients that encrypt: `auto` does where there is a `key_file`, and takes others too;
+    /// `require` takes no others; `off` takes only others.
+    pub tls: Tls,
     /// Shared memory for clients on this host.
     pub shm: bool,
 }
@@ -107,6 +111,7 @@ impl Default for Listen {
             via_tcp: Vec::new(),
             advertise_via_tcp: Vec::new(),
             via_rdma: Vec::new(),
+            tls: Tls::Auto,
             shm: true,
         }
     }
@@ -221,6 +226,13 @@ pub struct Server {
     /// Relay also to a server that asks clients for no proof of who they are. Default false.
     #[serde(default)]
     pub allow_unauthenticated_upstream: bool,
+    /// Answer a driver that asks for encryption with "no" also where the network can read what passes. Default false.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    /// Where the network can read what passes, let TLS of a driver through to the SQL server, whose login is then not
+    /// watched. Default false.
+    #[serde(default)]
+    pub allow_unwatched_tls: bool,
     /// `Version` of the SSRP answer: digits and dots, at most 16 bytes.
     #[serde(default = "default_version")]
     pub version: String,

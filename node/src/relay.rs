@@ -199,6 +199,7 @@ fn listen(config: &Node, signer: Option<SecretKey>) -> Result<Listeners, String>
         shm_dir: config.shm_dir.clone(),
         node: config.node.clone(),
         signer: signer.map(Arc::new),
+        tls: config.listen.tls,
         channels_per_peer: config.limits.channels_per_peer,
         max_ring_bytes: config.limits.max_ring_bytes,
     };

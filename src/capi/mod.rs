@@ -292,6 +292,8 @@ impl From<&conn::Info> for vianet_info {
             why_no_ticket: [0; 32],
             state_way: [0; 16],
             last_failover: info.last_failover.unwrap_or_default().into(),
+            encrypted: info.why_not_encrypted.is_none().into(),
+            why_not_encrypted: [0; 28],
         };
         copy_text(&mut out.why_not_better, &info.why_not_better);
         copy_text(&mut out.name, &info.name);
@@ -299,6 +301,10 @@ impl From<&conn::Info> for vianet_info {
         copy_text(
             &mut out.why_not_movable,
             info.why_not_movable.unwrap_or_default(),
+        );
+        copy_text(
+            &mut out.why_not_encrypted,
+            info.why_not_encrypted.unwrap_or_default(),
         );
         copy_text(
             &mut out.why_no_ticket,

@@ -161,6 +161,10 @@ pub struct vianet_info {
     pub state_way: [c_char; 16],
     /// The last move to another server, all zero if there was none
     pub last_failover: vianet_times,
+    /// 1: what leaves this host is encrypted, by TLS with the cluster's key
+    pub encrypted: u32,
+    /// Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
+    pub why_not_encrypted: [c_char; 28],
 }
 
 /// How long the parts of a failover took, one after the other, in microseconds. What was tried in vain on the way counts to

@@ -50,6 +50,17 @@ fn a_value_that_cannot_be_is_refused_with_its_key() {
             "clusters.lab.strict = true refuses plain",
         ),
         (
+            cluster("tls = \"require\""),
+            "clusters.lab.tls = \"require\": nodes are known by public_key",
+        ),
+        (
+            cluster(&format!(
+                "tls = \"require\"\ntransports = [\"rdma\", \"plain\"]\npublic_key = \"{}\"",
+                "0".repeat(64)
+            )),
+            "clusters.lab.tls = \"require\" uses shm and tcp only",
+        ),
+        (
             "[clusters.lab]\nnodes = [\"a node\"]".into(),
             "clusters.lab.nodes: \"a node\"",
         ),

@@ -242,6 +242,7 @@ impl Conn {
             self.followed.goes_on_elsewhere();
         }
         let transport = channel.as_ref().map(|channel| channel.wire.transport());
+        let private = (channel.as_ref()).is_some_and(|channel| channel.wire.is_private());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         let last_failover = slow.last_failover;
         drop(slow);
@@ -257,6 +258,14 @@ impl Conn {
                 other => Some(other.reason()),
             },
         };
+        let why_not_encrypted = match transport {
+            None => Some("not_connected"),
+            Some(Transport::Shm) => Some("same_host"),
+            Some(Transport::Tcp) if private => None,
+            Some(Transport::Tcp) if self.pinned.is_none() => Some("unpinned"),
+            Some(Transport::Tcp) => Some("off"),
+            Some(transport) => Some(transport.name()),
+        };
         Info {
             phase: words.phase(),
             transport,
@@ -270,6 +279,7 @@ impl Conn {
             bytes_received: words.received.load(Ordering::Acquire),
             error: words.error.load(Ordering::Acquire),
             why_not_movable,
+            why_not_encrypted,
             why_no_ticket: match self.followed.is_on() {
                 true => self.login(),
                 false => None,

@@ -131,6 +131,8 @@ pub struct Info {
     pub error: i32,
     /// Why the open stream could not move to another server now; `None`: it could.
     pub why_not_movable: Option<&'static str>,
+    /// Why what it sends is not encrypted; `None`: it is.
+    pub why_not_encrypted: Option<&'static str>,
     /// Why a session whose protocol is followed could not log in on another server without the password; `None`: it could,
     /// or nothing is followed.
     pub why_no_ticket: Option<Why>,

@@ -44,6 +44,10 @@ pub enum Received {
 pub trait Wire: Send + Sync {
     /// Which transport.
     fn transport(&self) -> Transport;
+    /// Nobody between the two ends can read or change what passes: it does not leave the host, or is encrypted.
+    fn is_private(&self) -> bool {
+        false
+    }
     /// Brings what arrived into `rx` without blocking, and takes the peer's acknowledgements. True if anything moved.
     /// One driver at a time: the caller holds the receive direction's driver token.
     fn drive_rx(&self, channel: &Channel) -> Result<bool, Broken>;

@@ -26,7 +26,7 @@ pub use channel::{Channel, Wire};
 
 use crate::resolve::identity::{PublicKey, SecretKey};
 use crate::resolve::{ClusterId, Endpoint, Generation};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -74,6 +74,19 @@ impl fmt::Display for Transport {
     }
 }
 
+/// Whether what leaves the host is encrypted: TLS on `tcp`, with the cluster's key.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Never.
+    Off,
+    /// A client: on tcp, if it pins the cluster's key. A node with the key: as the client wants.
+    #[default]
+    Auto,
+    /// A client: nothing but shared memory, and tcp with TLS. A node: tcp only with TLS.
+    Require,
+}
+
 /// Why a node rejects a channel. The numbers go over the wire; VIA: `VIP_REJECT` with a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -96,6 +109,8 @@ pub enum RejectReason {
     UpstreamRefused = 8,
     /// The request was not understood.
     BadRequest = 9,
+    /// The node takes encrypted connections only.
+    NotEncrypted = 10,
 }
 
 impl RejectReason {
@@ -112,6 +127,7 @@ impl RejectReason {
             UnknownChannel,
             UpstreamRefused,
             BadRequest,
+            NotEncrypted,
         ]
         .into_iter()
         .find(|r| *r as u8 == n)
@@ -195,6 +211,8 @@ pub struct ConnectRequest {
     pub min_generation: Generation,
     /// The cluster's pinned key: with it, the accept must be signed.
     pub pinned: Option<PublicKey>,
+    /// Whether the connection is encrypted, or not made.
+    pub tls: Tls,
     /// Directory of the daemons' sockets (shm only).
     pub shm_dir: PathBuf,
     /// Ring per direction in bytes, a power of two.
@@ -284,8 +302,10 @@ pub struct ListenConfig {
     pub shm_dir: PathBuf,
     /// The node's name.
     pub node: String,
-    /// Signs accepts.
+    /// Signs accepts, and is the node's key for TLS.
     pub signer: Option<Arc<SecretKey>>,
+    /// tcp: whether clients may, or must, begin with TLS.
+    pub tls: Tls,
     /// Most channels of one user id (shm) or source address (tcp).
     pub channels_per_peer: usize,
     /// Largest ring a client may ask for.
@@ -315,6 +335,8 @@ pub trait Incoming: Send {
     fn nonce(&self) -> [u8; 16];
     /// Nobody waits for it: others may go first.
     fn patient(&self) -> bool;
+    /// Nobody between the client and us can read or change what passes.
+    fn is_private(&self) -> bool;
     /// Who asks: `uid 1000 pid 4711` or the peer's address; for logs.
     fn peer(&self) -> String;
     /// Set when the client wants to carry on the channel with this id; [`Incoming::proves`] must be asked first.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
+use vianet::resolve::identity::SecretKey;
 use vianet::resolve::query::Query;
 use vianet::resolve::{Answer, Endpoint, Role};
 use vianet::via::channel::{Channel, Received, Wait};
@@ -16,7 +17,8 @@ use vianet::via::rdma::Rdma;
 use vianet::via::shm::Shm;
 use vianet::via::tcp::TcpProvider;
 use vianet::via::{
-    Accept, Broken, EndReason, Incoming, ListenConfig, Listener, Provider, RejectReason, Transport,
+    Accept, Broken, EndReason, Incoming, ListenConfig, Listener, Provider, RejectReason, Tls,
+    Transport,
 };
 
 /// What a node does with a channel's bytes.
@@ -100,7 +102,8 @@ impl Node {
             addrs: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
             shm_dir: shm_dir.to_owned(),
             node: name.to_owned(),
-            signer: None,
+            signer: key().map(Arc::new),
+            tls: Tls::Auto,
             channels_per_peer: 1000,
             max_ring_bytes: 1 << 22,
         };
@@ -281,7 +284,7 @@ fn respond(socket: &UdpSocket, shared: &Shared, node: &str, endpoints: &[Endpoin
             authentic: false,
             from: None,
         };
-        let bytes = query.answer(&answer, None).expect("short names");
+        let bytes = query.answer(&answer, key().as_ref()).expect("short names");
         let _ = socket.send_to(&bytes, from);
     }
 }
@@ -480,6 +483,11 @@ fn serve(mut channel: Arc<Channel>, shared: &Shared) {
 
 /// Writes a client's configuration for nodes at these addresses. Silence alone is no loss there for a long time: a machine
 /// that is busy elsewhere can keep a node's threads from running while the client's run on. See [`super::Bed::lost_after`].
+/// With `VIANET_TEST_TLS` all of these tests run with a key, which clients pin: over tcp by TLS.
+pub fn key() -> Option<SecretKey> {
+    std::env::var_os("VIANET_TEST_TLS").map(|_| SecretKey::from_seed([7; 32]))
+}
+
 pub fn client_toml(dir: &Path, cluster: u8, nodes: [&Node; 2]) -> PathBuf {
     let list: Vec<String> = nodes
         .iter()
@@ -490,6 +498,10 @@ pub fn client_toml(dir: &Path, cluster: u8, nodes: [&Node; 2]) -> PathBuf {
         dir,
         list.join(", ")
     );
+    let text = match key() {
+        Some(key) => format!("{text}public_key = \"{}\"\n", key.public()),
+        None => text,
+    };
     let path = dir.join("client.toml");
     std::fs::write(&path, text).expect("the test's own directory");
     path

@@ -15,6 +15,7 @@ mod work;
 
 use crate::failure::{Doing, Failure, Outcome};
 use daemon::Loss;
+use peer::Over;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -23,11 +24,13 @@ use transfer::Effort;
 use vianet::via::Transport;
 
 /// The metrics, in the order in which they are measured.
-pub const METRICS: [&str; 11] = [
+pub const METRICS: [&str; 13] = [
     "rtt64_shm",
     "rtt64_tcp",
+    "rtt64_tls",
     "stream64k_shm",
     "stream64k_tcp",
+    "stream64k_tls",
     "hook_passthrough_ns",
     "detect_killed_ms",
     "detect_frozen_ms",
@@ -143,10 +146,12 @@ fn measure(
 ) -> Outcome<report::Metric> {
     let few = effort.turns.min(6);
     match metric {
-        "rtt64_shm" => transfer::round_trip(metric, Transport::Shm, effort, peer),
-        "rtt64_tcp" => transfer::round_trip(metric, Transport::Tcp, effort, peer),
-        "stream64k_shm" => transfer::stream(metric, Transport::Shm, effort, peer),
-        "stream64k_tcp" => transfer::stream(metric, Transport::Tcp, effort, peer),
+        "rtt64_shm" => transfer::round_trip(metric, Over::Shm, effort, peer),
+        "rtt64_tcp" => transfer::round_trip(metric, Over::Tcp, effort, peer),
+        "rtt64_tls" => transfer::round_trip(metric, Over::Tls, effort, peer),
+        "stream64k_shm" => transfer::stream(metric, Over::Shm, effort, peer),
+        "stream64k_tcp" => transfer::stream(metric, Over::Tcp, effort, peer),
+        "stream64k_tls" => transfer::stream(metric, Over::Tls, effort, peer),
         "hook_passthrough_ns" => hook::passthrough(&crate::run::library()?, effort.turns),
         "detect_killed_ms" => daemon::noticed(metric, Loss::Killed, few, dir, peer),
         "detect_frozen_ms" => daemon::noticed(metric, Loss::Frozen, few, dir, peer),

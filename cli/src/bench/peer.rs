@@ -10,20 +10,44 @@ use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use vianet::config::Client;
-use vianet::resolve::identity::random_bytes;
+use vianet::resolve::identity::{SecretKey, random_bytes};
 use vianet::resolve::query::{Query, REQUEST_BYTES};
 use vianet::resolve::{Answer, Endpoint, Role};
 use vianet::via::channel::{Received, Wait};
 use vianet::via::{
-    self, Accept, Broken, Channel, ListenConfig, Listener, Provider, RejectReason, Transport,
+    self, Accept, Broken, Channel, ListenConfig, Listener, Provider, RejectReason, Tls, Transport,
 };
 
 const NODE: &str = "bench-peer";
 const CLUSTER_ID: [u8; 16] = *b"vianet benchmark";
 const GENERATION: u64 = 1;
+
+/// What carries a channel to the peer.
+#[derive(Clone, Copy)]
+pub enum Over {
+    Shm,
+    Tcp,
+    /// tcp, encrypted.
+    Tls,
+}
+
+impl Over {
+    pub fn transport(self) -> Transport {
+        match self {
+            Self::Shm => Transport::Shm,
+            Self::Tcp | Self::Tls => Transport::Tcp,
+        }
+    }
+}
+
+/// Known to everybody: the peer is reached on loopback, by the bench, for a minute.
+fn key() -> SecretKey {
+    SecretKey::from_seed([0xbe; 32])
+}
 
 /// Where the peer listens; its first line on standard output.
 #[derive(Clone, Serialize, Deserialize)]
@@ -74,10 +98,15 @@ impl Peer {
     }
 
     /// Writes a client configuration for it that allows one transport.
-    pub fn client_file(&self, transport: Transport) -> Outcome<PathBuf> {
-        let path = self.shm_dir.join(format!("client-{transport}.toml"));
+    pub fn client_file(&self, over: Over) -> Outcome<PathBuf> {
+        let transport = over.transport();
+        let (name, pinned) = match over {
+            Over::Tls => ("tls", format!("public_key = \"{}\"\n", key().public())),
+            Over::Shm | Over::Tcp => (transport.name(), String::new()),
+        };
+        let path = self.shm_dir.join(format!("client-{name}.toml"));
         let text = format!(
-            "shm_dir = {:?}\n[clusters.bench]\nnodes = [\"{}\"]\ntransports = [\"{transport}\"]\nstrict = true\n",
+            "shm_dir = {:?}\n[clusters.bench]\nnodes = [\"{}\"]\ntransports = [\"{transport}\"]\nstrict = true\n{pinned}",
             self.shm_dir, self.places.query
         );
         std::fs::write(&path, text).doing(|| format!("writing {}", path.display()))?;
@@ -99,7 +128,8 @@ pub fn run(shm_dir: &Path) -> Outcome {
         addrs: vec![any],
         shm_dir: shm_dir.into(),
         node: NODE.into(),
-        signer: None,
+        signer: Some(Arc::new(key())),
+        tls: Tls::Auto,
         channels_per_peer: 64,
         max_ring_bytes: 1 << 24,
     };
@@ -122,7 +152,7 @@ pub fn run(shm_dir: &Path) -> Outcome {
         endpoint(Transport::Shm, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))),
         endpoint(Transport::Tcp, via_tcp),
     ];
-    thread::spawn(move || answer_query(&query, NODE, &endpoints));
+    thread::spawn(move || answer_query(&query, NODE, &endpoints, Some(&key())));
     thread::spawn(move || serve_plain(&plain));
     thread::spawn(move || serve_via(shm));
     thread::spawn(move || serve_via(tcp));
@@ -135,7 +165,12 @@ pub fn run(shm_dir: &Path) -> Outcome {
 }
 
 /// Answers the cluster query for the names of [`Work`] as `node`, which listens at `endpoints`.
-pub fn answer_query(socket: &UdpSocket, node: &str, endpoints: &[Endpoint]) {
+pub fn answer_query(
+    socket: &UdpSocket,
+    node: &str,
+    endpoints: &[Endpoint],
+    signer: Option<&SecretKey>,
+) {
     let mut buffer = [0; REQUEST_BYTES + 1];
     while let Ok((n, from)) = socket.recv_from(&mut buffer) {
         let Ok(query) = Query::parse(&buffer[..n]) else {
@@ -151,7 +186,7 @@ pub fn answer_query(socket: &UdpSocket, node: &str, endpoints: &[Endpoint]) {
             authentic: false,
             from: None,
         };
-        if let Ok(bytes) = query.answer(&answer, None) {
+        if let Ok(bytes) = query.answer(&answer, signer) {
             let _ = socket.send_to(&bytes, from);
         }
     }

@@ -1,13 +1,12 @@
 //! Round trips and streams: ours beside kernel TCP, in turns, so that both see the same noise.
 
 use super::cpu;
-use super::peer::Peer;
+use super::peer::{Over, Peer};
 use super::pipe::{Pipe, Tcp, Via};
 use super::report::{Metric, Samples};
 use super::work::{CHUNK, Work};
 use crate::failure::{Failure, Outcome};
 use std::time::Instant;
-use vianet::via::Transport;
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -20,14 +19,14 @@ pub struct Effort {
     pub stream_bytes: u64,
 }
 
-/// 64-byte round trips over `transport` against TCP loopback.
+/// 64-byte round trips against TCP loopback.
 pub fn round_trip(
     metric: &'static str,
-    transport: Transport,
+    over: Over,
     effort: Effort,
     peer: &Peer,
 ) -> Outcome<Metric> {
-    let mut ours = connect(transport, Work::Echo, peer)?;
+    let mut ours = connect(over, Work::Echo, peer)?;
     let mut tcp = Tcp::connect(peer.places.plain, Work::Echo)?;
     let (a, b) = in_turns(effort, &mut ours, &mut tcp, |pipe, into| {
         trips(pipe, effort, peer.pid(), into)
@@ -41,14 +40,9 @@ pub fn round_trip(
     ))
 }
 
-/// A stream of 64 KiB writes over `transport` against TCP loopback.
-pub fn stream(
-    metric: &'static str,
-    transport: Transport,
-    effort: Effort,
-    peer: &Peer,
-) -> Outcome<Metric> {
-    let mut ours = connect(transport, Work::Sink, peer)?;
+/// A stream of 64 KiB writes against TCP loopback.
+pub fn stream(metric: &'static str, over: Over, effort: Effort, peer: &Peer) -> Outcome<Metric> {
+    let mut ours = connect(over, Work::Sink, peer)?;
     let mut tcp = Tcp::connect(peer.places.plain, Work::Sink)?;
     let (a, b) = in_turns(effort, &mut ours, &mut tcp, |pipe, into| {
         flow(pipe, effort, peer.pid(), into)
@@ -112,12 +106,12 @@ pub fn in_turns(
     Ok((a, b))
 }
 
-fn connect(transport: Transport, work: Work, peer: &Peer) -> Outcome<Via> {
+fn connect(over: Over, work: Work, peer: &Peer) -> Outcome<Via> {
     let pipe = Via::connect(
         &format!("bench\\{}", work.server()),
-        &peer.client_file(transport)?,
+        &peer.client_file(over)?,
     )?;
-    let got = pipe.transport()?;
+    let (got, transport) = (pipe.transport()?, over.transport());
     if got != transport.name() {
         return Err(Failure::failed(format!("asked for {transport}, got {got}")));
     }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use vianet::config::{Client, Cluster};
 use vianet::resolve::Role;
 use vianet::resolve::name::ServerName;
+use vianet::via::Tls;
 
 /// Asked for where no name of a cluster is known: every node answers, if only that it does not know it.
 const ANY_SERVER: &str = "vianet-doctor";
@@ -82,11 +83,23 @@ fn key(section: &str, cluster: &Cluster) -> Finding {
     let subject = "public key";
     match cluster.public_key {
         // A bad one is found where the file is read.
-        Some(_) => Finding::good(section, subject, "pinned: unsigned answers are refused"),
+        Some(_) => {
+            let tcp = match cluster.tls {
+                Tls::Off => "tcp is not encrypted (tls = \"off\")",
+                Tls::Auto => "tcp is encrypted",
+                Tls::Require => "nothing leaves this host but over encrypted tcp",
+            };
+            let says = format!("pinned: unsigned answers are refused, {tcp}");
+            match cluster.tls {
+                Tls::Off => Finding::absent(section, subject, says)
+                    .remedy("remove tls = \"off\" from client.toml once all nodes encrypt"),
+                Tls::Auto | Tls::Require => Finding::good(section, subject, says),
+            }
+        }
         None => Finding::absent(
             section,
             subject,
-            "not pinned: answers are not authenticated",
+            "not pinned: answers are not authenticated, and tcp is not encrypted",
         )
         .remedy("put public_key into client.toml (`vianet keygen` made it with the nodes' key)"),
     }

@@ -47,6 +47,7 @@ fn connect(address: IpAddr) -> Result<(Channel, Channel), String> {
         shm_dir: "/nonexistent".into(),
         node: NAME.into(),
         signer: None,
+        tls: vianet::via::Tls::Auto,
         channels_per_peer: 1,
         max_ring_bytes: RING_BYTES,
     };
@@ -63,6 +64,7 @@ fn connect(address: IpAddr) -> Result<(Channel, Channel), String> {
         },
         min_generation: 0,
         pinned: None,
+        tls: vianet::via::Tls::Auto,
         shm_dir: "/nonexistent".into(),
         ring_bytes: RING_BYTES,
         bell: None,

@@ -8,6 +8,7 @@ use crate::keygen;
 use std::net::SocketAddr;
 use vianet::config::Client;
 use vianet::resolve::identity::{PublicKey, SecretKey, random_bytes};
+use vianet::via::Tls;
 use vianet_node::config::{
     Authority, Hooks, Limits, Listen, Node, Peer, Protocol, Server, Tickets, Upstream,
 };
@@ -47,6 +48,7 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str, tickets: bool) -> Outc
             query: vec![query(node)],
             via_tcp: vec![SocketAddr::new(lab.host(node), VIA_PORT)],
             via_rdma: lab.meta.rdma.iter().map(|path| path.addr(node)).collect(),
+            tls: Tls::Auto,
             shm: true,
             ..Listen::default()
         },
@@ -121,6 +123,8 @@ fn server(lab: &Lab, node: NodeName, name: &str, tickets: bool) -> Outcome<Serve
             Protocol::Postgres
         },
         allow_unauthenticated_upstream: lab.meta.trust,
+        allow_plaintext: false,
+        allow_unwatched_tls: false,
         version: "15.0".into(),
         advertise_tcp: vec![upstream],
         advertise_dac: Vec::new(),

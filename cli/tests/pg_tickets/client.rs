@@ -69,6 +69,7 @@ fn connect(lab: &Lab, node: u8, transport: Transport, key: &Key) -> (Stream, Acc
             },
             min_generation: 0,
             pinned: Some(cluster_key(lab)),
+            tls: vianet::via::Tls::Auto,
             shm_dir: lab.dir().join("run"),
             ring_bytes: 65_536,
             bell: Some(Arc::new(bell)),

@@ -4,6 +4,7 @@ use super::{Authority, Node, Protocol, RELAY_SOURCE, Server, Upstream};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use vianet::resolve::ticket::MAX_TICKET_SERVERS;
+use vianet::via::Tls;
 
 impl Node {
     /// Checks everything that can be checked without touching the system.
@@ -174,6 +175,12 @@ impl Node {
         if self.peers.len() > 1 {
             return Err(
                 "peers: authority.kind = \"keepalive\" works between two nodes; name one peer"
+                    .into(),
+            );
+        }
+        if self.listen.tls == Tls::Require && self.key_file.is_none() {
+            return Err(
+                "key_file is missing: with listen.tls = \"require\" clients know this node by it; `vianet keygen` makes a key"
                     .into(),
             );
         }

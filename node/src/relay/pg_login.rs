@@ -2,8 +2,11 @@
 //!
 //! The relay connects from this machine, so access rules that trust local connections would trust every remote client.
 //! A login that reaches AuthenticationOk without any challenge before it is therefore refused. Pure: bytes in, verdicts
-//! out; nothing is buffered here. TLS inside the stream would hide the login, so requests for it are answered with `N`
-//! ("not here"), as a server without TLS does.
+//! out; nothing is buffered here.
+//!
+//! TLS inside the stream would hide the login. Where nobody else can read the stream, a request for it is answered with `N`
+//! ("not here"), as a server without TLS does. Elsewhere that would take encryption away in silence: the server is asked, and
+//! where it would encrypt, the login goes on unwatched, or is refused.
 //!
 //! A server whose protocol is not known ([`Login::guess`]) may be PostgreSQL all the same: the client's first 8 bytes tell.
 
@@ -28,8 +31,8 @@ const CANCEL_REQUEST: u32 = 80_877_102;
 pub enum Client {
     /// So many more bytes are needed.
     Wait(usize),
-    /// Drop so many bytes and answer the client with `N`.
-    AnswerNo(usize),
+    /// So many bytes ask for encryption: drop them and answer the client with `N`; or [`Login::asks`], and pass them on.
+    Encryption(usize),
     /// A login ticket, so many bytes; the startup packet follows. To be taken off, once.
     Ticket(usize),
     /// A cancel request: it has no login, and may be passed on unwatched.
@@ -50,6 +53,8 @@ pub enum Server {
     Pass(usize),
     /// The server asked for a proof and got it: everything may be passed on, unwatched from now on.
     Proven,
+    /// The server encrypts from the next byte on, and nothing can be watched any more.
+    Encrypts,
     /// So many bytes may be passed on, and then the login is to be refused.
     Refuse(&'static str),
 }
@@ -61,6 +66,8 @@ pub struct Login {
     guess: Option<Vec<u8>>,
     /// A ticket came before the startup packet.
     ticket: bool,
+    /// The server was asked for encryption and has not answered.
+    asking: bool,
     started: bool,
     challenged: bool,
     /// Bytes of a message's body that are still to come.
@@ -93,6 +100,16 @@ impl Login {
         self.started
     }
 
+    /// The client's request for encryption is passed on to the server.
+    pub fn asks(&mut self) {
+        self.asking = true;
+    }
+
+    /// Whether the server's answer to [`Login::asks`] has not come; until then nothing of the client's is taken.
+    pub fn asking(&self) -> bool {
+        self.asking
+    }
+
     /// Whether the server has asked for a proof: the client's bytes may be passed on.
     pub fn challenged(&self) -> bool {
         self.challenged
@@ -122,7 +139,7 @@ impl Login {
         let length = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
         let code = u32::from_be_bytes([c0, c1, c2, c3]);
         match code {
-            SSL_REQUEST | GSS_REQUEST if length == 8 => Client::AnswerNo(8),
+            SSL_REQUEST | GSS_REQUEST if length == 8 => Client::Encryption(8),
             ticket::CODE
                 if !self.ticket && (bytes.len().max(9)..=MAX_STARTUP).contains(&length) =>
             {
@@ -151,6 +168,17 @@ impl Login {
     /// The server's stream from the first byte on that was not passed yet.
     pub fn server(&mut self, bytes: &[u8]) -> Server {
         let mut at = 0;
+        if self.asking {
+            match bytes.first() {
+                None => return Server::Pass(0),
+                Some(b'S' | b'G') => return Server::Encrypts,
+                Some(answer) => {
+                    self.asking = false;
+                    // What is no answer is an error message.
+                    at = usize::from(*answer == b'N');
+                }
+            }
+        }
         loop {
             let left = &bytes[at..];
             let skip = self.body.min(left.len());
@@ -222,6 +250,16 @@ pub fn refusal(why: &str, node: &str) -> Vec<u8> {
          method such as scram-sha-256 instead of trust, or set allow_unauthenticated_upstream = true in node.toml."
     );
     error(&[(b'M', &format!("vianet: {why}")), (b'H', &hint)])
+}
+
+/// The same where TLS of the driver would hide the login from the relay, and the relay may not take it away.
+pub fn unwatched(node: &str) -> Vec<u8> {
+    let message = "vianet: the connection to the node is not encrypted, and TLS inside it would hide the login from the relay";
+    let hint = format!(
+        "Pin the cluster's public_key in client.toml: vianet then encrypts, and the driver need not. Or in node.toml of \
+         {node}, for this server: allow_unwatched_tls = true lets TLS through, allow_plaintext = true goes on without any."
+    );
+    error(&[(b'M', message), (b'H', &hint)])
 }
 
 /// The same for a ticket that is not honoured; the reason's word is the detail, alone.

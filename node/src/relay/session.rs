@@ -87,6 +87,8 @@ pub(super) struct Session {
     login_in: Vec<u8>,
     /// It is none that needs watching, and goes on unwatched.
     login_unwatched: bool,
+    /// The driver asked for encryption and was told that there is none.
+    said_no: bool,
     /// Its part in login tickets, until the login is decided; `None`: there are none.
     ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
@@ -133,6 +135,7 @@ impl Session {
             login,
             login_in: Vec::new(),
             login_unwatched: false,
+            said_no: false,
             ticketing: None,
             login_held: Vec::new(),
             draining: None,

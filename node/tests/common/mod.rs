@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use vianet::resolve::identity::{SecretKey, random_bytes};
 use vianet::resolve::query::Query;
 use vianet::resolve::{Answer, Role};
+use vianet::via::Tls;
 use vianet_node::config::*;
 use vianet_node::control::{Reply, Request, Status};
 
@@ -122,6 +123,7 @@ impl Lab {
                         via_tcp: vec![format!("{}:7434", ip(i)).parse().unwrap()],
                         advertise_via_tcp: Vec::new(),
                         via_rdma: Vec::new(),
+                        tls: Tls::Auto,
                         shm: true,
                     },
                     authority: lost_after(12),
@@ -140,6 +142,8 @@ impl Lab {
                         upstream_source: None,
                         protocol: Protocol::Raw,
                         allow_unauthenticated_upstream: false,
+                        allow_plaintext: false,
+                        allow_unwatched_tls: false,
                         version: "15.0".into(),
                         advertise_tcp: vec![upstream],
                         advertise_dac: Vec::new(),

@@ -98,6 +98,7 @@ fn cluster(nodes: &[SocketAddr]) -> Cluster {
         trusted_functions: Vec::new(),
         nodes: nodes.iter().map(ToString::to_string).collect(),
         public_key: None,
+        tls: Default::default(),
         transports: vec![Transport::Tcp, Transport::Plain],
         strict: false,
         raw_failover: RawFailover::Reset,

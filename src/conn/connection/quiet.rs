@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config;
+use crate::via::Tls;
 
 impl Conn {
     /// Whether the open stream could move now. For the I/O thread while suspended, or for reports.
@@ -50,6 +51,11 @@ impl Conn {
     /// What to do with the open stream when its server is lost.
     pub fn raw_failover(&self) -> RawFailover {
         self.setting(|server| server.raw_failover, |cluster| cluster.raw_failover)
+    }
+
+    /// Whether what leaves the host is to be encrypted.
+    pub fn tls(&self) -> Tls {
+        self.setting(|_| None, |cluster| cluster.tls)
     }
 
     /// What the configuration says for this server name, or else for its cluster.

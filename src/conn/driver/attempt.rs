@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::resolve::ticket::Why;
+use crate::via::Tls;
 
 pub(super) struct Attempt {
     connecting: Box<dyn Connecting>,
@@ -158,13 +159,18 @@ impl Driver {
             min_generation,
             patient: self.queued && !self.told_wanted,
             pinned: conn.pinned,
+            tls: conn.tls(),
             shm_dir: conn.config.shm_dir.clone(),
             ring_bytes: conn.config.ring_bytes,
             bell: conn.bell.lock().clone(),
             resume,
             nonce,
         };
+        let in_clear = matches!(endpoint.transport, Transport::Rdma | Transport::Plain);
         let begun = match transports::provider(endpoint.transport) {
+            Ok(_) if in_clear && request.tls == Tls::Require => Err(ConnectError::Unavailable(
+                "not encrypted, and tls = \"require\"".into(),
+            )),
             Ok(provider) => provider.connect(request),
             Err(why) => Err(ConnectError::Unavailable(why)),
         };
@@ -325,6 +331,11 @@ impl Driver {
             return;
         }
         let transport = fresh.wire.transport();
+        let how = match (transport, fresh.wire.is_private()) {
+            (Transport::Tcp, true) => ", encrypted",
+            (Transport::Tcp, false) => ", in clear",
+            _ => "",
+        };
         self.unused = None;
         self.level_owed = None;
         if !same_stream {
@@ -342,7 +353,7 @@ impl Driver {
         crate::log!(
             log::Level::Info,
             "conn",
-            "{name}: connected to {node} over {transport}"
+            "{name}: connected to {node} over {transport}{how}"
         );
         self.tried.clear();
         if self.failed_at.is_none() {

@@ -24,6 +24,7 @@ fn connect() -> (Channel, TcpStream) {
         min_generation: 0,
         patient: false,
         pinned: None,
+        tls: crate::via::Tls::Auto,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 65_536,
         bell: None,

@@ -247,7 +247,7 @@ fn events() -> Vec<(String, Event)> {
     add("ChannelUp (fits)", up("?", 0));
     add("ChannelUp (other node)", up("node-x", 9));
     add("ChannelUp (old generation)", up("?", u64::MAX));
-    for n in 1..=9 {
+    for n in 1..=10 {
         let reason = RejectReason::from_wire(n).unwrap();
         add(&format!("Rejected ({reason:?})"), Event::Rejected(reason));
     }

@@ -3,7 +3,7 @@
 use super::texts::Texts;
 use super::{Reason, record};
 
-const SSL_REQUEST: u32 = 80_877_103;
+pub(super) const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 const CANCEL_REQUEST: u32 = 80_877_102;
 /// Longest startup packet that the server takes, its length included.

@@ -153,6 +153,8 @@ impl Observer {
                 Packet::Broken(reason) => return self.lose_sight(reason),
                 Packet::Encryption => {
                     self.recognised = true;
+                    // If the answer is yes, nothing is seen any more.
+                    self.record.asked_to_encrypt = true;
                     self.back.expect_answer();
                 }
                 Packet::Cancel => {

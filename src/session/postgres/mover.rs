@@ -6,8 +6,8 @@ use super::login::Login;
 use super::message::{self, Messages, Writer, error};
 use super::question::{self, Answer, Question};
 use super::{
-    Identity, Onward, Reason, Record, Snapshot, Written, backend, compare, derived, lasting,
-    restore,
+    Identity, Onward, Reason, Record, Snapshot, Written, backend, compare, derived, frontend,
+    lasting, restore,
 };
 
 /// Most bytes of an answer.
@@ -122,6 +122,8 @@ pub struct Mover {
     step: Step,
     /// To be sent.
     out: Vec<u8>,
+    /// To be sent once the other side has said that there is no encryption.
+    withheld: Option<Vec<u8>>,
     /// What came of the step, whole messages first.
     come: Vec<u8>,
     /// Whole messages of this step.
@@ -145,6 +147,7 @@ impl Mover {
             seed,
             step: Step::Login,
             out: first,
+            withheld: None,
             come: Vec::new(),
             whole: 0,
             after: Record::default(),
@@ -159,6 +162,17 @@ impl Mover {
     /// Whether the other server has let the session in.
     pub fn has_logged_in(&self) -> bool {
         self.step != Step::Login
+    }
+
+    /// For a channel on which the network can read: what the application was told where it began, that there is no encryption to be
+    /// had, must be said again here, by who knows whether it may be.
+    pub fn in_clear(mut self) -> Self {
+        if self.plan.record.asked_to_encrypt {
+            let mut ask = 8_u32.to_be_bytes().to_vec();
+            ask.extend(frontend::SSL_REQUEST.to_be_bytes());
+            self.withheld = Some(std::mem::replace(&mut self.out, ask));
+        }
+        self
     }
 
     /// What is to be sent.
@@ -185,6 +199,21 @@ impl Mover {
     /// These bytes came. Not to be called again after anything but [`Progress::More`].
     pub fn received(&mut self, bytes: &[u8]) -> Progress {
         self.come.extend_from_slice(bytes);
+        if let Some(first) = self.withheld.take() {
+            match self.come.first() {
+                None => self.withheld = Some(first),
+                Some(b'N') => {
+                    self.come.remove(0);
+                    self.out = first;
+                }
+                // A message that says why nobody is let in.
+                Some(b'E') => {}
+                Some(_) => {
+                    let why = "it demands the encryption that there was none of";
+                    return Progress::Refused(Reason::Tls, why.into());
+                }
+            }
+        }
         while let Some(total) = message::total(&self.come[self.whole..]) {
             let Some(one) = self.come.get(self.whole..self.whole + total) else {
                 break;

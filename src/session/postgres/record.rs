@@ -12,6 +12,8 @@ pub(super) const LONGEST: usize = 8192;
 pub struct Record {
     /// The startup packet, as it was sent.
     pub packet: Vec<u8>,
+    /// The application asked for encryption, and was told no.
+    pub asked_to_encrypt: bool,
     /// What the server has reported: names and last values.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// BackendKeyData: by which the application can cancel.

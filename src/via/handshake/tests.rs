@@ -157,7 +157,7 @@ fn what_follows_the_accept_is_not_wanted() {
 
 #[test]
 fn every_reject_reason_arrives() {
-    for reason in (1..=9).map(|n| RejectReason::from_wire(n).expect("a reason")) {
+    for reason in (1..=10).map(|n| RejectReason::from_wire(n).expect("a reason")) {
         let (mut client, _) = asked(hello());
         assert_eq!(
             give(&mut client, &packet::reject(reason, 3)),

@@ -197,7 +197,7 @@ fn payloads_that_cannot_be_say_why() {
     assert_eq!(with(36, 0xff), "server name is not UTF-8");
     assert_eq!(with(36, b'\n'), "server name has a control character");
     assert!(decode_reject(&[0]).is_err());
-    assert!(decode_reject(&[10]).is_err());
+    assert!(decode_reject(&[11]).is_err());
     assert!(decode_reject(&[1, 1]).is_err());
     assert!(decode_disconnect(&[7]).is_err());
     assert!(decode_disconnect(&[]).is_err());

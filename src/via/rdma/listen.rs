@@ -436,6 +436,10 @@ impl Incoming for RdmaIncoming {
         self.request.nonce
     }
 
+    fn is_private(&self) -> bool {
+        false
+    }
+
     fn peer(&self) -> String {
         self.peer.to_string()
     }

@@ -30,6 +30,7 @@ impl Setup for On {
             shm_dir: "/nonexistent".into(),
             node: "node-a".into(),
             signer: None,
+            tls: crate::via::Tls::Auto,
             channels_per_peer: 8,
             max_ring_bytes: 1 << 20,
         }

@@ -71,6 +71,10 @@ impl Wire for ShmWire {
         Transport::Shm
     }
 
+    fn is_private(&self) -> bool {
+        true
+    }
+
     fn drive_rx(&self, _channel: &Channel) -> Result<bool, Broken> {
         self.read_control()
     }

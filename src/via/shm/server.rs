@@ -352,6 +352,10 @@ impl Incoming for ShmIncoming {
         self.request.nonce
     }
 
+    fn is_private(&self) -> bool {
+        true
+    }
+
     fn peer(&self) -> String {
         let (uid, pid) = (self.cred.uid.as_raw(), self.cred.pid.as_raw_nonzero());
         format!("uid {uid} pid {pid}")

@@ -25,6 +25,7 @@ impl Setup for Here {
             shm_dir: self.0.path().into(),
             node: "node-a".into(),
             signer: None,
+            tls: crate::via::Tls::Auto,
             channels_per_peer: 8,
             max_ring_bytes: 1 << 20,
         }

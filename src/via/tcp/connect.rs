@@ -1,15 +1,18 @@
-//! The client's side: a connect in progress, from the first SYN to the accept.
+//! The client's side: a connect in progress, from the first SYN over the handshake of TLS to the accept.
 
-use super::wire::{Start, TcpWire};
+use super::link::{Clear, Fault};
+use super::stream::Stream;
+use super::tls::{self, Refused};
+use super::wire::Start;
 use crate::resolve::identity::random_bytes;
 use crate::via::bell::{Bell, NoBell};
 use crate::via::channel::{Channel, Parts};
 use crate::via::handshake::{ClientHandshake, ClientHello, ClientResume, Established, Offsets};
 use crate::via::region::{Direction, Region};
-use crate::via::{ConnectError, ConnectRequest, Connecting, Interest, Resume, resume};
+use crate::via::{ConnectError, ConnectRequest, Connecting, Interest, Resume, Tls, resume};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -19,6 +22,10 @@ pub struct TcpConnecting {
     socket: Arc<OwnedFd>,
     /// The kernel's own handshake is not over.
     syn: bool,
+    /// Under way, or still to come.
+    tls: Option<tls::Handshake>,
+    /// What the packets go through, once there is no `tls` any more.
+    stream: Stream,
     handshake: ClientHandshake,
     bell: Option<Arc<crate::via::bell::AppBell>>,
     /// The channel to be carried on, and what of it was told to the node.
@@ -28,6 +35,16 @@ pub struct TcpConnecting {
 impl TcpConnecting {
     /// Sends the SYN and does not wait.
     pub fn begin(request: ConnectRequest) -> Result<Self, ConnectError> {
+        let addr = request.endpoint.addr;
+        let tls = match (request.tls, request.pinned) {
+            (Tls::Off, _) | (Tls::Auto, None) => None,
+            (Tls::Require, None) => {
+                return Err(ConnectError::Unavailable(
+                    "tls = \"require\", and no public_key is pinned".into(),
+                ));
+            }
+            (_, Some(key)) => Some(tls::Handshake::connect(key, addr.ip()).map_err(failed("TLS"))?),
+        };
         let resume = match request.resume {
             Some(resume) => {
                 let told = resume::offsets(&resume.old).map_err(failed("resume"))?;
@@ -57,7 +74,6 @@ impl TcpConnecting {
                 offsets: *told,
             }),
         };
-        let addr = request.endpoint.addr;
         let family = match addr {
             std::net::SocketAddr::V4(_) => AddressFamily::INET,
             std::net::SocketAddr::V6(_) => AddressFamily::INET6,
@@ -76,9 +92,12 @@ impl TcpConnecting {
             Err(Errno::INPROGRESS | Errno::INTR) => true,
             Err(e) => return Err(failed(&format!("connect to {addr}"))(e)),
         };
+        let socket = Arc::new(socket);
         Ok(Self {
-            socket: Arc::new(socket),
+            stream: Stream::Clear(Clear(Arc::clone(&socket))),
+            socket,
             syn,
+            tls,
             handshake: ClientHandshake::new(hello),
             bell: request.bell,
             resume,
@@ -101,12 +120,19 @@ impl TcpConnecting {
         if !self.stands()? {
             return Ok(None);
         }
+        if let Some(tls) = &mut self.tls {
+            if !tls.advance(&self.socket).map_err(refused)? {
+                return Ok(None);
+            }
+            if let Some(tls) = self.tls.take() {
+                let link = tls.finish(Arc::clone(&self.socket));
+                self.stream = Stream::Tls(Box::new(link.map_err(failed("TLS"))?));
+            }
+        }
         loop {
             while !self.handshake.output().is_empty() {
-                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                match rustix::net::send(&self.socket, self.handshake.output(), flags) {
+                match self.stream.send(self.handshake.output()) {
                     Ok(n) => self.handshake.sent(n),
-                    Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => return Ok(None),
                     // The node may have said why before it closed: read on.
                     Err(Errno::PIPE | Errno::CONNRESET) => break,
@@ -115,7 +141,7 @@ impl TcpConnecting {
             }
             let mut buffer = [0; 1024];
             let want = self.handshake.want().min(buffer.len());
-            match rustix::io::read(&self.socket, &mut buffer[..want]) {
+            match self.stream.recv(&mut buffer[..want]) {
                 Ok(0) => {
                     return Err(ConnectError::Failed(
                         "the node ended the connection before it accepted".into(),
@@ -126,14 +152,16 @@ impl TcpConnecting {
                         return self.channel(established).map(Some);
                     }
                 }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
+                Err(Fault::System(Errno::AGAIN)) => return Ok(None),
                 Err(e) => return Err(failed("read")(e)),
             }
         }
     }
 
     fn channel(&mut self, established: Established) -> Result<Channel, ConnectError> {
+        if self.stream.has_more() {
+            return Err(ConnectError::Failed("bytes in the accept's record".into()));
+        }
         let region = Region::anonymous(established.ring_bytes).map_err(failed("rings"))?;
         let rx = region.ring(Direction::ServerToClient);
         let tx = region.ring(Direction::ClientToServer);
@@ -154,19 +182,19 @@ impl TcpConnecting {
             told,
         };
         super::allow_naps(&self.socket).map_err(failed("socket options"))?;
-        let socket = Arc::clone(&self.socket);
         let generation = established.accept.generation;
-        let wire = TcpWire::new(socket, generation, &rx, &tx, start, Box::new(()));
+        let clear = Stream::Clear(Clear(Arc::clone(&self.socket)));
+        let stream = std::mem::replace(&mut self.stream, clear);
+        // What the node is missing after a resumption goes out now: nobody may have anything new to send.
+        let wire = stream.into_wire(generation, &rx, &tx, start, Box::new(()));
         let bell: Box<dyn Bell> = match self.bell.take() {
             Some(bell) => Box::new(bell),
             None => Box::new(NoBell),
         };
-        // What the node is missing after a resumption goes out now: nobody may have anything new to send.
-        wire.send_locked();
         Channel::new(Parts {
             rx: rx.consumer(),
             tx: tx.producer(),
-            wire: Box::new(wire),
+            wire,
             bell,
             accept: established.accept,
         })
@@ -182,7 +210,11 @@ impl Connecting for TcpConnecting {
     fn interest(&self) -> Interest {
         Interest {
             read: !self.syn,
-            write: self.syn || !self.handshake.output().is_empty(),
+            write: self.syn
+                || match &self.tls {
+                    Some(tls) => tls.wants_write(),
+                    None => !self.handshake.output().is_empty(),
+                },
         }
     }
 
@@ -215,4 +247,11 @@ fn is_writable(socket: &OwnedFd) -> Result<bool, ConnectError> {
 fn failed<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> ConnectError {
     let what = what.to_owned();
     move |e| ConnectError::Failed(format!("{what}: {e}"))
+}
+
+fn refused(refused: Refused) -> ConnectError {
+    match refused {
+        Refused::Failed(text) => ConnectError::Failed(text),
+        Refused::NotAuthentic(text) => ConnectError::NotAuthentic(text),
+    }
 }

@@ -4,7 +4,10 @@
 //! of a client before its request is complete: a handshake has [`HANDSHAKE_LIMIT`], one source has
 //! [`HANDSHAKES_PER_SOURCE`] of them, all together [`HANDSHAKES`]; what is beyond is closed at once.
 
-use super::wire::{Start, TcpWire};
+use super::link::{Clear, Fault};
+use super::stream::Stream;
+use super::tls;
+use super::wire::Start;
 use crate::resolve::Generation;
 use crate::resolve::identity::{SecretKey, random_bytes};
 use crate::via::bell::EventBell;
@@ -12,12 +15,12 @@ use crate::via::channel::{Channel, Parts};
 use crate::via::handshake::{Offsets, Request, ServerHandshake, bad_request};
 use crate::via::packet;
 use crate::via::region::{Direction, Region};
-use crate::via::{Accept, Incoming, ListenConfig, Listener, RejectReason, resume};
+use crate::via::{Accept, Incoming, ListenConfig, Listener, RejectReason, Tls, resume};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -53,17 +56,28 @@ pub struct TcpListener {
     sources: HashMap<IpAddr, Source>,
     complete: VecDeque<Box<dyn Incoming>>,
     config: ListenConfig,
+    /// For clients that begin with TLS; `None`: they are not understood.
+    tls: Option<tls::Acceptor>,
     /// See [`Listener::refused`].
     refused: u64,
 }
 
 struct Handshake {
-    socket: OwnedFd,
+    socket: Arc<OwnedFd>,
+    stage: Stage,
     peer: SocketAddr,
     begun: Instant,
     machine: ServerHandshake,
     /// One unit of the source's handshakes.
     _unit: Arc<()>,
+}
+
+/// What a connection has come to.
+enum Stage {
+    /// Its first byte tells whether it begins with TLS.
+    First,
+    Tls(Box<tls::Handshake>),
+    Packets(Stream),
 }
 
 /// Counted by the clones that are out: handshakes, and channels with the requests that may become some.
@@ -82,6 +96,13 @@ impl Source {
 impl TcpListener {
     /// Listens on every address of `config`.
     pub fn bind(config: &ListenConfig) -> io::Result<Self> {
+        let tls = match (config.tls, &config.signer) {
+            (Tls::Auto | Tls::Require, Some(key)) => Some(tls::Acceptor::new(key)?),
+            (Tls::Off, _) | (Tls::Auto, None) => None,
+            (Tls::Require, None) => {
+                return Err(io::Error::other("tls = \"require\" needs a key_file"));
+            }
+        };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -106,6 +127,7 @@ impl TcpListener {
             sources: HashMap::new(),
             complete: VecDeque::new(),
             config: config.clone(),
+            tls,
             refused: 0,
         })
     }
@@ -150,7 +172,8 @@ impl TcpListener {
         self.handshakes.insert(
             key,
             Handshake {
-                socket,
+                socket: Arc::new(socket),
+                stage: Stage::First,
                 peer,
                 begun: Instant::now(),
                 machine: ServerHandshake::new(challenge),
@@ -164,31 +187,38 @@ impl TcpListener {
         let Some(mut handshake) = self.handshakes.remove(&key) else {
             return;
         };
-        match handshake.advance() {
+        match handshake.advance(self.tls.as_ref()) {
             Ok(None) => {
                 self.handshakes.insert(key, handshake);
             }
             Ok(Some(request)) => {
                 // Its descriptor goes on living in the channel: it must leave our set.
                 let _ = epoll::delete(&self.epoll, &handshake.socket);
-                self.completed(handshake, request);
+                if let Stage::Packets(stream) =
+                    std::mem::replace(&mut handshake.stage, Stage::First)
+                {
+                    self.completed(handshake, stream, request);
+                }
             }
             Err(()) => {}
         }
     }
 
-    fn completed(&mut self, handshake: Handshake, request: Request) {
+    fn completed(&mut self, handshake: Handshake, stream: Stream, request: Request) {
+        let in_clear = self.config.tls == Tls::Require && !stream.is_private();
         let source = self.sources.entry(source_of(handshake.peer)).or_default();
         let full = Source::count(&source.channels) >= self.config.channels_per_peer;
         let incoming = Box::new(TcpIncoming {
-            socket: handshake.socket,
+            stream,
             peer: handshake.peer,
             request,
             guard: Arc::clone(&source.channels),
             signer: self.config.signer.clone(),
             max_ring_bytes: self.config.max_ring_bytes,
         });
-        if full {
+        if in_clear {
+            incoming.reject(RejectReason::NotEncrypted);
+        } else if full {
             self.refused += 1;
             incoming.reject(RejectReason::Busy);
         } else {
@@ -283,40 +313,73 @@ impl Listener for TcpListener {
 
 impl Handshake {
     /// `Err`: over, the connection is to be dropped.
-    fn advance(&mut self) -> Result<Option<Request>, ()> {
-        let mut buffer = [0; 1024];
+    fn advance(&mut self, acceptor: Option<&tls::Acceptor>) -> Result<Option<Request>, ()> {
         loop {
-            let want = self.machine.want().min(buffer.len());
-            match rustix::io::read(&self.socket, &mut buffer[..want]) {
-                Ok(0) => return Err(()),
-                Ok(n) => match self.machine.feed(&buffer[..n]) {
-                    Ok(Some(request)) => return Ok(Some(request)),
-                    Ok(None) => {}
-                    Err(_) => {
-                        refuse(&self.socket, &bad_request());
-                        return Err(());
+            match &mut self.stage {
+                Stage::First => {
+                    let clear = Stream::Clear(Clear(Arc::clone(&self.socket)));
+                    self.stage = match (acceptor, tls::begins(&self.socket)) {
+                        (_, Ok(None)) => return Ok(None),
+                        (Some(acceptor), Ok(Some(true))) => {
+                            Stage::Tls(Box::new(acceptor.begin().map_err(|_| ())?))
+                        }
+                        (_, Ok(Some(_))) => Stage::Packets(clear),
+                        (_, Err(_)) => return Err(()),
+                    };
+                }
+                Stage::Tls(handshake) => {
+                    if !handshake.advance(&self.socket).map_err(|_| ())? {
+                        // A few hundred bytes on a connection that carried nothing yet: they always fit.
+                        return match handshake.wants_write() {
+                            true => Err(()),
+                            false => Ok(None),
+                        };
                     }
-                },
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => return Ok(None),
-                Err(_) => return Err(()),
+                    let done = std::mem::replace(&mut self.stage, Stage::First);
+                    if let Stage::Tls(done) = done {
+                        let link = done.finish(Arc::clone(&self.socket)).map_err(|_| ())?;
+                        self.stage = Stage::Packets(Stream::Tls(Box::new(link)));
+                    }
+                }
+                Stage::Packets(stream) => return packets(stream, &mut self.machine),
             }
-            // A challenge is 48 bytes on a connection that carried nothing yet: it always fits.
-            let out = self.machine.output();
-            if !out.is_empty() {
-                let n = send(&self.socket, out).map_err(|_| ())?;
-                if n != out.len() {
+        }
+    }
+}
+
+fn packets(stream: &mut Stream, machine: &mut ServerHandshake) -> Result<Option<Request>, ()> {
+    let mut buffer = [0; 1024];
+    loop {
+        let want = machine.want().min(buffer.len());
+        match stream.recv(&mut buffer[..want]) {
+            Ok(0) => return Err(()),
+            Ok(n) => match machine.feed(&buffer[..n]) {
+                Ok(Some(_)) if stream.has_more() => return Err(()),
+                Ok(Some(request)) => return Ok(Some(request)),
+                Ok(None) => {}
+                Err(_) => {
+                    stream.refuse(&bad_request());
                     return Err(());
                 }
-                self.machine.sent(n);
+            },
+            Err(Fault::System(Errno::AGAIN)) => return Ok(None),
+            Err(_) => return Err(()),
+        }
+        // A challenge is 48 bytes on a connection that carried nothing yet: it always fits.
+        let out = machine.output();
+        if !out.is_empty() {
+            let n = stream.send(out).map_err(|_| ())?;
+            if n != out.len() {
+                return Err(());
             }
+            machine.sent(n);
         }
     }
 }
 
 /// A complete request; see [`Incoming`].
 struct TcpIncoming {
-    socket: OwnedFd,
+    stream: Stream,
     peer: SocketAddr,
     request: Request,
     guard: Arc<()>,
@@ -353,7 +416,11 @@ impl Incoming for TcpIncoming {
         self.request.proves(secret)
     }
 
-    fn accept(self: Box<Self>, accept: Accept, old: Option<&Channel>) -> io::Result<Channel> {
+    fn is_private(&self) -> bool {
+        self.stream.is_private()
+    }
+
+    fn accept(mut self: Box<Self>, accept: Accept, old: Option<&Channel>) -> io::Result<Channel> {
         let largest = self.max_ring_bytes.max(1 << packet::RING_LOG2_MIN);
         let mut ring_bytes = self.request.ring_bytes.min(1 << largest.ilog2());
         let mut told = Offsets::default();
@@ -377,52 +444,34 @@ impl Incoming for TcpIncoming {
                 tx.start_at(0);
             }
         }
-        super::tune(&self.socket, self.peer, ring_bytes)?;
+        super::tune(self.stream.socket(), self.peer, ring_bytes)?;
         let answer = self
             .request
             .accept(&accept, ring_bytes, told, self.signer.as_deref());
         // The first bytes that this side sends, or the second after a challenge: they always fit.
-        if send(&self.socket, &answer)? != answer.len() {
+        if self.stream.send(&answer)? != answer.len() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        super::allow_naps(&self.socket)?;
+        super::allow_naps(self.stream.socket())?;
         let start = Start {
             sent: peer.received,
             told: told.consumed,
         };
-        let socket = Arc::new(self.socket);
         let generation = accept.generation;
-        let wire = TcpWire::new(socket, generation, &rx, &tx, start, Box::new(self.guard));
-        // What the client is missing after a resumption.
-        wire.send_locked();
+        let guard = Box::new(self.guard);
+        // What the client is missing after a resumption goes out now.
+        let wire = (self.stream).into_wire(generation, &rx, &tx, start, guard);
         Channel::new(Parts {
             rx: rx.consumer(),
             tx: tx.producer(),
-            wire: Box::new(wire),
+            wire,
             bell: Box::new(EventBell::new()?),
             accept,
         })
     }
 
-    fn reject(self: Box<Self>, reason: RejectReason) {
-        refuse(&self.socket, &packet::reject(reason, 0));
-    }
-}
-
-/// Sends `bytes` and ends the connection so that they arrive: with bytes of the client unread, `close` alone would be a
-/// reset that can overtake them.
-fn refuse(socket: &OwnedFd, bytes: &[u8]) {
-    let _ = send(socket, bytes);
-    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
-    let _ = rustix::io::read(socket, &mut [0; 1024]);
-}
-
-fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
-    loop {
-        match rustix::net::send(socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
+    fn reject(mut self: Box<Self>, reason: RejectReason) {
+        self.stream.refuse(&packet::reject(reason, 0));
     }
 }
 

@@ -1,10 +1,14 @@
-//! The `tcp` provider: VIA packets framed on one TCP connection (DESIGN section 5; bytes in `docs/protocol.md`).
+//! The `tcp` provider: VIA packets framed on one TCP connection (DESIGN section 5; bytes in `docs/protocol.md`), by TLS where the
+//! client pins the cluster's key.
 
 mod connect;
+mod link;
 mod listen;
 mod payload;
 #[cfg(test)]
 mod payload_tests;
+mod stream;
+mod tls;
 mod wire;
 mod words;
 

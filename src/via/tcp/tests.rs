@@ -5,6 +5,7 @@ mod hostile;
 mod resuming;
 mod streams;
 mod suite;
+mod tls;
 
 use super::TcpProvider;
 use crate::resolve::Endpoint;
@@ -12,7 +13,7 @@ use crate::resolve::identity::{PublicKey, SecretKey};
 use crate::via::channel::Wait;
 use crate::via::{
     Accept, Channel, ConnectError, ConnectRequest, Incoming, ListenConfig, Listener, Provider,
-    RejectReason, Resume, Transport,
+    RejectReason, Resume, Tls, Transport,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::net::SocketAddr;
@@ -99,8 +100,21 @@ fn config(addr: SocketAddr) -> ListenConfig {
         shm_dir: "/nonexistent".into(),
         node: "node-a".into(),
         signer: None,
+        tls: Tls::Auto,
         channels_per_peer: 1000,
         max_ring_bytes: 1 << 20,
+    }
+}
+
+fn key() -> Arc<SecretKey> {
+    Arc::new(SecretKey::from_seed([1; 32]))
+}
+
+/// As [`config`], for a node with the cluster's key.
+fn keyed(addr: SocketAddr) -> ListenConfig {
+    ListenConfig {
+        signer: Some(key()),
+        ..config(addr)
     }
 }
 
@@ -126,6 +140,7 @@ fn request(addr: SocketAddr) -> ConnectRequest {
         min_generation: GENERATION - 1,
         patient: false,
         pinned: None,
+        tls: Tls::Auto,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 1 << 16,
         bell: None,
@@ -212,7 +227,7 @@ fn accept_says_who_and_what() {
 #[test]
 fn every_reject_reason_arrives() {
     let mut node = Node::on(v4());
-    for reason in (1..=9).map(|n| RejectReason::from_wire(n).expect("a reason")) {
+    for reason in (1..=10).map(|n| RejectReason::from_wire(n).expect("a reason")) {
         let (client, ()) = beside(request(node.addr()), || node.next().reject(reason));
         assert_eq!(client.err(), Some(ConnectError::Rejected(reason)));
     }
@@ -238,6 +253,7 @@ fn a_request_that_is_dropped_fails() {
 fn a_pinned_key_demands_its_signature() {
     let pinned = |addr, key: Option<PublicKey>| ConnectRequest {
         pinned: key,
+        tls: Tls::Off,
         ..request(addr)
     };
     let key = Arc::new(SecretKey::from_seed([1; 32]));

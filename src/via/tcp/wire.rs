@@ -16,6 +16,7 @@
 mod receive;
 mod send;
 
+use super::link::{Fault, Link};
 use super::payload::Payload;
 use super::words::{self, Before, Pending, RxWords, TxWords};
 use crate::via::channel::{Awaited, Channel, Direct, Wire};
@@ -23,13 +24,13 @@ use crate::via::packet::{self, FLAG_ANSWER, FLAG_FIN, HEADER_BYTES, Header, Type
 use crate::via::ring::{Ring, RingConsumer, RingProducer};
 use crate::via::{Broken, EndReason, Interest, Transport};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, Shutdown};
 use std::any::Any;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
 /// What is read beside the payload: a packet of a request and its answer fits whole.
 const SCRATCH: usize = 2048;
@@ -37,8 +38,8 @@ const SCRATCH: usize = 2048;
 const ROUNDS: usize = 64;
 
 /// See the module's text.
-pub struct TcpWire {
-    socket: Arc<OwnedFd>,
+pub struct TcpWire<L: Link> {
+    link: L,
     generation: u64,
     /// The application's bytes, consumed as the peer acknowledges them.
     tx: RingConsumer,
@@ -62,11 +63,11 @@ pub struct Start {
     pub told: u64,
 }
 
-impl TcpWire {
+impl<L: Link> TcpWire<L> {
     /// A wire over a connected socket ([`super::allow_naps`]) whose handshake is complete, and over rings that stand at their
     /// offsets.
     pub fn new(
-        socket: Arc<OwnedFd>,
+        link: L,
         generation: u64,
         rx: &Ring,
         tx: &Ring,
@@ -77,7 +78,7 @@ impl TcpWire {
         tx_words.start(start.sent, start.told);
         rx_words.start();
         Self {
-            socket,
+            link,
             generation,
             tx: tx.consumer(),
             tx_words,
@@ -93,7 +94,7 @@ impl TcpWire {
     /// the socket's end: a channel whose one half is dead in silence would stall for ever.
     fn die(&self) {
         self.tx_words.set(words::DEAD);
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+        let _ = rustix::net::shutdown(self.link.socket(), Shutdown::Both);
     }
 
     /// A process died while it sent or read, or was stopped while it read the end. How far it came is known to nobody here,
@@ -105,19 +106,19 @@ impl TcpWire {
     }
 
     fn hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let mut fds = [PollFd::new(self.link.socket(), PollFlags::RDHUP)];
         rustix::event::poll(&mut fds, Some(&Timespec::default())) == Ok(1)
     }
 }
 
-impl Drop for TcpWire {
+impl<L: Link> Drop for TcpWire<L> {
     /// A socket that is closed with unread bytes resets the connection, and what the kernel has not delivered yet is
     /// lost. So after an end in good order they are read; nobody drives any more.
     fn drop(&mut self) {
         if self.tx_words.flags() & words::END != 0 {
             let mut unread = [0; SCRATCH];
             for _ in 0..ROUNDS * 8 {
-                let read = rustix::net::recv(&*self.socket, &mut unread, RecvFlags::DONTWAIT);
+                let read = rustix::net::recv(self.link.socket(), &mut unread, RecvFlags::DONTWAIT);
                 if !matches!(read, Ok((1.., _))) {
                     break;
                 }
@@ -126,9 +127,13 @@ impl Drop for TcpWire {
     }
 }
 
-impl Wire for TcpWire {
+impl<L: Link> Wire for TcpWire<L> {
     fn transport(&self) -> Transport {
         Transport::Tcp
+    }
+
+    fn is_private(&self) -> bool {
+        self.link.is_private()
     }
 
     fn drive_rx(&self, channel: &Channel) -> Result<bool, Broken> {
@@ -149,7 +154,7 @@ impl Wire for TcpWire {
     }
 
     fn wait_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.link.socket().as_fd()
     }
 
     fn interest(&self) -> Interest {
@@ -166,7 +171,7 @@ impl Wire for TcpWire {
     }
 
     fn cut(&self) {
-        let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
+        let _ = rustix::net::shutdown(self.link.socket(), Shutdown::Both);
     }
 
     fn settle(&self, _channel: &Channel) -> Result<bool, Broken> {

@@ -17,7 +17,11 @@ pub fn accepts_and_echoes(setup: &dyn Setup) {
         Some(incoming.accept(accept(), None).unwrap())
     });
     let (client, served) = (client.unwrap(), served.unwrap());
-    assert_eq!(client.accept, accept());
+    let said = Accept {
+        authentic: setup.listen().signer.is_some(),
+        ..accept()
+    };
+    assert_eq!(client.accept, said);
     assert_eq!(client.wire.transport(), setup.provider().transport());
     served.activate();
     client.activate();
@@ -72,7 +76,7 @@ pub fn words_pass_the_stream(setup: &dyn Setup) {
 /// Every reason for a reject arrives as what it is, and the listener goes on.
 pub fn rejects_for_each_reason(setup: &dyn Setup) {
     let mut node = Node::start(setup);
-    for reason in (1..=9).filter_map(RejectReason::from_wire) {
+    for reason in (1..=10).filter_map(RejectReason::from_wire) {
         let mut incoming_reject = Some(reason);
         let request = node.request(None);
         let (client, _) = node.connect(request, |incoming| {

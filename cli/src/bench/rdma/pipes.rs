@@ -248,6 +248,7 @@ impl ViaListening {
             shm_dir: "/nonexistent".into(),
             node: NODE.into(),
             signer: None,
+            tls: vianet::via::Tls::Off,
             channels_per_peer: 64,
             max_ring_bytes: RING_BYTES,
         };
@@ -262,7 +263,7 @@ impl ViaListening {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let socket = UdpSocket::bind(any).doing(|| "opening the query socket")?;
         let query = socket.local_addr().doing(|| "query address")?;
-        std::thread::spawn(move || answer_query(&socket, NODE, &[endpoint]));
+        std::thread::spawn(move || answer_query(&socket, NODE, &[endpoint], None));
         Ok(Self { listener, query })
     }
 }

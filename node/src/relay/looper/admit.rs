@@ -102,9 +102,19 @@ impl Looper {
         let ticketing = (self.shared.lookups[index].as_ref())
             .map(|lookup| Ticketing::new(&self.shared.tickets, lookup, incoming.nonce()));
         let accepted = self.new_accept(generation).and_then(|accept| {
-            let channel = incoming.accept(accept, None)?;
-            self.watch_channel(id, &channel)?;
-            Ok(channel)
+            let channel_id = accept.channel_id;
+            // Before the client hears of it: its connection may be cut and carried on before we are back here. What it asks
+            // then waits for us.
+            let index = self.shared_index();
+            self.shared.loops.lock().insert(channel_id, index);
+            let made = incoming.accept(accept, None).and_then(|channel| {
+                self.watch_channel(id, &channel)?;
+                Ok(channel)
+            });
+            if made.is_err() {
+                self.shared.loops.lock().remove(&channel_id);
+            }
+            made
         });
         let channel = match accepted {
             Ok(channel) => channel,
@@ -134,10 +144,6 @@ impl Looper {
             standing: 0,
         };
         served.sessions.lock().insert(channel_id, status);
-        self.shared
-            .loops
-            .lock()
-            .insert(channel_id, self.shared_index());
         channel.activate();
         say_order(&served, &channel);
         let session = Session::new(
@@ -203,6 +209,8 @@ impl Looper {
         let accept = session.channel.accept.clone();
         let refused = if !incoming.proves(&accept.resume_secret) {
             Some(RejectReason::NotAuthorised)
+        } else if !session.may_go_on(incoming.is_private()) {
+            Some(RejectReason::NotEncrypted)
         } else if !session.resumable() {
             Some(RejectReason::UnknownChannel)
         } else if served.active() != Some(accept.generation) {

@@ -36,6 +36,31 @@ fn run(stream: &[u8], step: usize) -> (usize, Server) {
 }
 
 #[test]
+fn what_the_server_says_of_encryption() {
+    let asked = || {
+        let mut login = Login::default();
+        login.asks();
+        assert!(login.asking());
+        assert_eq!(login.server(b""), Server::Pass(0));
+        login
+    };
+    for yes in [b"S", b"G"] {
+        assert_eq!(asked().server(yes), Server::Encrypts);
+    }
+    // The login goes on in clear, and is watched.
+    let mut login = asked();
+    assert_eq!(login.server(b"N"), Server::Pass(1));
+    assert!(!login.asking());
+    assert_eq!(login.client(&startup()), Client::Started);
+    assert!(matches!(login.server(&auth(0, b"")), Server::Refuse(_)));
+    // Old servers, and those that take nobody now, answer by a message.
+    let error = message(b'E', b"SFATAL\0\0");
+    let mut login = asked();
+    assert_eq!(login.server(&error), Server::Pass(error.len()));
+    assert!(!login.asking());
+}
+
+#[test]
 fn the_clients_first_bytes() {
     let mut login = Login::default();
     for n in 0..startup().len() {
@@ -49,7 +74,7 @@ fn the_clients_first_bytes() {
     );
     for code in [SSL_REQUEST, GSS_REQUEST] {
         let request = [8_u32.to_be_bytes(), code.to_be_bytes()].concat();
-        assert_eq!(login.client(&request), Client::AnswerNo(8));
+        assert_eq!(login.client(&request), Client::Encryption(8));
     }
     let ticket = |body: &[u8]| {
         let length = (body.len() as u32 + 8).to_be_bytes();

@@ -33,7 +33,9 @@ impl Session {
     /// Whether bytes of the client's ring may be taken now.
     pub(super) fn takes_client_bytes(&self) -> bool {
         match &self.login {
-            Some(login) if !self.login_unwatched => !login.started() || login.challenged(),
+            Some(login) if !self.login_unwatched => {
+                (!login.started() && !login.asking()) || login.challenged()
+            }
             _ => true,
         }
     }
@@ -42,8 +44,9 @@ impl Session {
     /// the client could change between the look and the writing.
     fn login_from_client(&mut self, now: Duration) -> Result<usize, &'static str> {
         let mut moved = 0;
+        let may_say_no = self.may_say_no();
         loop {
-            let Some(login) = self.login.as_mut().filter(|l| !l.started()) else {
+            let Some(login) = self.login.as_mut().filter(|l| !l.started() && !l.asking()) else {
                 return Ok(moved);
             };
             if self.login_unwatched {
@@ -71,10 +74,12 @@ impl Session {
                         return Ok(moved);
                     }
                 }
-                Client::AnswerNo(n) => {
+                Client::Encryption(n) if may_say_no => {
                     self.login_in.drain(..n);
                     moved += n + self.channel.tx.push(b"N").unwrap_or(0);
+                    self.said_no = true;
                 }
+                Client::Encryption(_) => login.asks(),
                 Client::Unwatched => {
                     if login.guessing() {
                         // The rest of its first request goes along: not every server likes 8 bytes alone.
@@ -118,7 +123,7 @@ impl Session {
 
     pub(super) fn flush_login_in(&mut self, now: Duration) -> usize {
         let decided = self.login_unwatched
-            || (self.login.as_ref()).is_some_and(|l| l.started() || l.guessing());
+            || (self.login.as_ref()).is_some_and(|l| l.started() || l.asking() || l.guessing());
         let moved = match decided {
             true => self.flush_rest(now),
             false => 0,
@@ -181,10 +186,40 @@ impl Session {
                 self.login = None;
                 (room, true)
             }
+            ServerWord::Encrypts => return self.encrypts(now, room),
             ServerWord::Refuse(why) => return self.refuse(now, why),
         };
         self.watch_server(now, pass, proven);
         self.pass_held(pass)
+    }
+
+    /// Whether a driver that asks for encryption may be told that there is none.
+    fn may_say_no(&self) -> bool {
+        self.channel.wire.is_private() || self.served.config.allow_plaintext
+    }
+
+    /// Whether the session may go on over a channel that is private, or is not: its driver may have been told that it need not
+    /// encrypt.
+    pub(in super::super) fn may_go_on(&self, private: bool) -> bool {
+        private || !self.said_no || self.served.config.allow_plaintext
+    }
+
+    /// The driver and the server encrypt from now on.
+    fn encrypts(&mut self, now: Duration, room: usize) -> usize {
+        if !self.served.config.allow_unwatched_tls {
+            tracing::error!(
+                event = "login-refused",
+                server = self.served.name,
+                peer = self.peer,
+                why = "TLS of the driver over a connection that is not encrypted",
+                "the client was told; see docs/security.md, encryption"
+            );
+            let text = pg_login::unwatched(&self.node);
+            return self.end_login(now, &text, "login-refused");
+        }
+        self.login = None;
+        self.ticketing = None;
+        self.pass_held(room)
     }
 
     /// What is left of a login that is decided goes first.

@@ -407,7 +407,7 @@ fn a_path_that_breaks_after_each_return_is_left_for_longer_each_time() {
 /// What the scout saw standing cannot be had after all, whatever the reason: the channel in use works.
 #[test]
 fn a_return_that_is_refused_goes_back() {
-    let rejected = (1..=9).filter_map(RejectReason::from_wire);
+    let rejected = (1..=10).filter_map(RejectReason::from_wire);
     let refusals = rejected.map(Event::Rejected).chain([
         refused(),
         Event::ConnectFailed { refused: false },

@@ -53,7 +53,7 @@ fn prefixes_come_back() {
 
 #[test]
 fn a_refusal_says_why() {
-    for reason in (1..=9).filter_map(RejectReason::from_wire) {
+    for reason in (1..=10).filter_map(RejectReason::from_wire) {
         assert_eq!(private::refused(&private::refusal(reason)), Some(reason));
     }
     assert_eq!(private::refused(b"VIA"), None);

@@ -287,6 +287,7 @@ fn why_unavailable() -> String {
         min_generation: 5,
         patient: false,
         pinned: None,
+        tls: crate::via::Tls::Auto,
         shm_dir: "/nonexistent".into(),
         ring_bytes: 65_536,
         bell: None,

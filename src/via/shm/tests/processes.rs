@@ -47,6 +47,7 @@ fn as_the_child() {
         min_generation: 5,
         patient: false,
         pinned: None,
+        tls: crate::via::Tls::Auto,
         shm_dir: dir.into(),
         ring_bytes: 4096,
         bell: Some(Arc::new(bell)),

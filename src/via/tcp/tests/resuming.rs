@@ -9,7 +9,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Forwards connections to the node, and cuts each after a number of bytes.
+/// Forwards connections to the node, and cuts each after a number of bytes, or changes the last of them.
 struct Cutter {
     addr: SocketAddr,
     /// Bytes until the next cut, both directions together; `u64::MAX`: none.
@@ -17,7 +17,7 @@ struct Cutter {
 }
 
 impl Cutter {
-    fn before(node: SocketAddr) -> Self {
+    fn before(node: SocketAddr, how: How) -> Self {
         let listener = TcpListener::bind(v4()).expect("listens");
         let addr = listener.local_addr().expect("an address");
         let fuse = Arc::new(AtomicU64::new(u64::MAX));
@@ -37,7 +37,7 @@ impl Cutter {
                         return;
                     };
                     let fuse = Arc::clone(&fuse);
-                    std::thread::spawn(move || forward(from, to, &fuse));
+                    std::thread::spawn(move || forward(from, to, &fuse, how));
                 }
             }
         });
@@ -49,7 +49,32 @@ impl Cutter {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, fuse: &AtomicU64) {
+/// What becomes of the connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Packets as they are, cut.
+    Clear,
+    /// By TLS, cut.
+    Tls,
+    /// By TLS, one byte changed.
+    Spoiled,
+}
+
+impl How {
+    fn node(self) -> Node {
+        match self {
+            Self::Clear => Node::on(v4()),
+            Self::Tls | Self::Spoiled => Node::listen(keyed(v4())),
+        }
+    }
+
+    fn asks(self, request: ConnectRequest) -> ConnectRequest {
+        let pinned = (self != Self::Clear).then(|| key().public());
+        ConnectRequest { pinned, ..request }
+    }
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, fuse: &AtomicU64, how: How) {
     let mut buffer = [0; 4000];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         let burn = |left: u64| match left {
@@ -58,6 +83,15 @@ fn forward(mut from: TcpStream, mut to: TcpStream, fuse: &AtomicU64) {
         };
         let left = fuse.fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn);
         let left = left.unwrap_or(0);
+        if how == How::Spoiled && left <= n as u64 {
+            if let Some(last) = (left as usize).checked_sub(1) {
+                buffer[last] ^= 0x40;
+            }
+            if to.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+            continue;
+        }
         let n = n.min(left.try_into().unwrap_or(usize::MAX));
         if to.write_all(&buffer[..n]).is_err() || n as u64 == left {
             break;
@@ -187,12 +221,18 @@ impl Drop for Over<'_> {
 }
 
 /// Streams `total` bytes each way over connections that are cut after `cut` (from a random source) bytes.
-fn cut_and_resume(seed: u64, total: u64, ring: u32, cut: impl Fn(&mut Random) -> u64) -> u32 {
-    let mut node = Node::on(v4());
-    let cutter = Cutter::before(node.addr());
+fn cut_and_resume(
+    how: How,
+    seed: u64,
+    total: u64,
+    ring: u32,
+    cut: impl Fn(&mut Random) -> u64,
+) -> u32 {
+    let mut node = how.node();
+    let cutter = Cutter::before(node.addr(), how);
     let ask = || ConnectRequest {
         ring_bytes: ring,
-        ..request(cutter.addr)
+        ..how.asks(request(cutter.addr))
     };
     let (client, server) = beside(ask(), || node.accept());
     let (client, server) = (Side::new(client.expect("accepted")), Side::new(server));
@@ -209,9 +249,11 @@ fn cut_and_resume(seed: u64, total: u64, ring: u32, cut: impl Fn(&mut Random) ->
             loop {
                 // The cut may hit the handshake as well: then it is tried again.
                 cutter.cut_after(cut(&mut random));
-                match connect(resume_request(cutter.addr, &client.now())) {
+                match connect(how.asks(resume_request(cutter.addr, &client.now()))) {
                     Ok(channel) => break client.carry_on(channel),
                     Err(ConnectError::Failed(_)) => {}
+                    // The hello or the key itself may be what was changed.
+                    Err(ConnectError::NotAuthentic(_)) if how == How::Spoiled => {}
                     Err(other) => panic!("{other:?}"),
                 }
             }
@@ -220,7 +262,7 @@ fn cut_and_resume(seed: u64, total: u64, ring: u32, cut: impl Fn(&mut Random) ->
         while !server.ended.load(Ordering::SeqCst) {
             // The last acknowledgement may have been cut off.
             if let Some(Broken::Transport(_)) = client.now().broken()
-                && let Ok(channel) = connect(resume_request(cutter.addr, &client.now()))
+                && let Ok(channel) = connect(how.asks(resume_request(cutter.addr, &client.now())))
             {
                 client.carry_on(channel);
             }
@@ -238,13 +280,39 @@ fn two_hundred_cuts_in_mid_stream() {
     let mut seed = 7;
     while cuts < 200 {
         seed += 1;
-        cuts += cut_and_resume(seed, 1 << 19, 1 << 13, |r| 400 + r.below(40_000));
+        cuts += cut_and_resume(How::Clear, seed, 1 << 19, 1 << 13, |r| {
+            400 + r.below(40_000)
+        });
     }
 }
 
 #[test]
 fn cuts_within_the_handshake_and_the_first_packets() {
-    cut_and_resume(3, 1 << 14, 1 << 12, |r| 200 + r.below(1500));
+    cut_and_resume(How::Clear, 3, 1 << 14, 1 << 12, |r| 200 + r.below(1500));
+    // A record counts only when it has come whole, and both sides send one of up to 4 KiB again.
+    cut_and_resume(How::Tls, 3, 1 << 14, 1 << 12, |r| 600 + r.below(12_000));
+}
+
+#[test]
+fn two_hundred_cuts_of_encrypted_streams() {
+    let mut cuts = 0;
+    let mut seed = 7;
+    while cuts < 200 {
+        seed += 1;
+        cuts += cut_and_resume(How::Tls, seed, 1 << 19, 1 << 13, |r| 1400 + r.below(40_000));
+    }
+}
+
+#[test]
+fn a_byte_that_is_changed_on_the_way_is_a_cut() {
+    let mut cuts = 0;
+    let mut seed = 70;
+    while cuts < 100 {
+        seed += 1;
+        cuts += cut_and_resume(How::Spoiled, seed, 1 << 19, 1 << 13, |r| {
+            1400 + r.below(40_000)
+        });
+    }
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! The suite of all providers over tcp, and channels that are carried on over the other provider.
 
 use crate::resolve::Endpoint;
+use crate::resolve::identity::SecretKey;
 use crate::via::shm::Shm;
 use crate::via::tcp::TcpProvider;
 use crate::via::testkit::{Node, Setup, accept, bytes, patient, receive_stream, send_stream};
 use crate::via::{
-    Broken, Channel, ConnectRequest, ListenConfig, Listener, Provider, Resume, Transport,
+    Broken, Channel, ConnectRequest, ListenConfig, Listener, Provider, Resume, Tls, Transport,
 };
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,26 @@ use std::sync::Arc;
 
 /// Listens on a free port of this address.
 struct On(SocketAddr);
+
+/// The same with a key, which clients pin: by TLS.
+struct Encrypted(On);
+
+impl Setup for Encrypted {
+    fn provider(&self) -> Box<dyn Provider> {
+        self.0.provider()
+    }
+
+    fn listen(&self) -> ListenConfig {
+        ListenConfig {
+            signer: Some(Arc::new(SecretKey::from_seed([1; 32]))),
+            ..self.0.listen()
+        }
+    }
+
+    fn endpoint(&self, listener: &dyn Listener) -> Endpoint {
+        self.0.endpoint(listener)
+    }
+}
 
 impl Setup for On {
     fn provider(&self) -> Box<dyn Provider> {
@@ -25,6 +46,7 @@ impl Setup for On {
             shm_dir: "/nonexistent".into(),
             node: "node-a".into(),
             signer: None,
+            tls: Tls::Auto,
             channels_per_peer: 8,
             max_ring_bytes: 1 << 20,
         }
@@ -41,6 +63,11 @@ impl Setup for On {
 mod v4 {
     use super::*;
     crate::provider_suite!(On(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+}
+
+mod tls {
+    use super::*;
+    crate::provider_suite!(Encrypted(On(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))));
 }
 
 mod v6 {
@@ -98,9 +125,18 @@ fn cross(node: &mut Node, client: &Arc<Channel>, server: &Channel) -> (Arc<Chann
 
 #[test]
 fn a_channel_is_carried_on_over_the_other_provider_and_back() {
+    over_the_other_and_back(&On(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))));
+}
+
+#[test]
+fn the_same_by_tls() {
     let over_tcp = On(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+    over_the_other_and_back(&Encrypted(over_tcp));
+}
+
+fn over_the_other_and_back(over_tcp: &dyn Setup) {
     let over_shm = Beside(tempfile::tempdir().expect("a directory"));
-    let (mut tcp, mut shm) = (Node::start(&over_tcp), Node::start(&over_shm));
+    let (mut tcp, mut shm) = (Node::start(over_tcp), Node::start(&over_shm));
     let pair = tcp.pair();
     let (mut client, mut server) = (pair.client, None);
     let mut at = 0;

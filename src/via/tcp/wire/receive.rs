@@ -12,7 +12,7 @@ enum Read {
     Interrupted,
 }
 
-impl TcpWire {
+impl<L: Link> TcpWire<L> {
     /// Under the driver token: takes what is there, with `nap` after a short sleep until something is.
     pub(super) fn receive_all(
         &self,
@@ -42,10 +42,15 @@ impl TcpWire {
             true => RecvFlags::empty(),
             false => RecvFlags::DONTWAIT,
         };
-        for _ in 0..ROUNDS {
+        let mut rounds = 0..ROUNDS;
+        loop {
             match self.read(flags, &mut payload, &mut moved) {
                 // What the receiver has no room for stays where it is cheapest.
-                Ok(Read::More) if payload.is_enough() => break,
+                Ok(Read::More)
+                    if (payload.is_enough() || rounds.next().is_none()) && !self.holds() =>
+                {
+                    break;
+                }
                 Ok(Read::More) => flags = RecvFlags::DONTWAIT,
                 Ok(Read::Interrupted) if flags.is_empty() => return Ok(Awaited::Interrupted),
                 Ok(_) => break,
@@ -69,6 +74,12 @@ impl TcpWire {
         })
     }
 
+    /// The link has something, for which nobody would come again. (It is bounded: nothing is read from the socket meanwhile.)
+    fn holds(&self) -> bool {
+        // SAFETY: under the driver token, and `read_alone`.
+        unsafe { self.link.holds() }
+    }
+
     /// Reads once.
     fn read(
         &self,
@@ -85,12 +96,8 @@ impl TcpWire {
             let filled = sink.fill(remaining, |spans, behind| {
                 let room = spans.iter().map(|span| span.len()).sum::<usize>();
                 asked = room + behind.min(SCRATCH);
-                read = read_spans(
-                    &self.socket,
-                    spans,
-                    &mut scratch[..behind.min(SCRATCH)],
-                    flags,
-                );
+                let scratch = &mut scratch[..behind.min(SCRATCH)];
+                read = self.read_spans(spans, scratch, flags);
                 straight = read.as_ref().map_or(0, |n| (*n).min(room));
                 straight
             });
@@ -99,7 +106,9 @@ impl TcpWire {
                 Err(e) => return Err(Broken::Corrupt(e.to_string())),
             }
         } else {
-            rustix::net::recv(&self.socket, &mut scratch[stashed..], flags).map(|(n, _)| n)
+            let room = &mut [IoSliceMut::new(&mut scratch[stashed..])];
+            // SAFETY: under the driver token, and `read_alone`.
+            unsafe { self.link.recv(room, flags) }
         };
         let n = match result {
             Ok(0) => {
@@ -110,9 +119,13 @@ impl TcpWire {
             Err(e) => {
                 self.rx_words.stash(&scratch[..stashed]);
                 return match e {
-                    Errno::AGAIN => Ok(Read::Drained),
-                    Errno::INTR => Ok(Read::Interrupted),
-                    e => Err(Broken::Transport(format!("read: {e}"))),
+                    Fault::System(Errno::AGAIN) => Ok(Read::Drained),
+                    Fault::System(Errno::INTR) => Ok(Read::Interrupted),
+                    e => {
+                        // The socket may know of nothing: so that the peer hears of it.
+                        let _ = rustix::net::shutdown(self.link.socket(), Shutdown::Both);
+                        Err(Broken::Transport(format!("read: {e}")))
+                    }
                 };
             }
         };
@@ -122,7 +135,28 @@ impl TcpWire {
             self.end_if_complete(remaining - straight, fin);
         }
         self.take(&scratch[..stashed + n - straight], sink, moved)?;
-        Ok(if n < asked { Read::Drained } else { Read::More })
+        // SAFETY: under the driver token, and `read_alone`.
+        Ok(match unsafe { self.link.is_drained(n, asked) } {
+            true => Read::Drained,
+            false => Read::More,
+        })
+    }
+
+    /// Reads into the ring's spans and then into `scratch`.
+    fn read_spans(
+        &self,
+        spans: &mut [IoSliceMut<'_>],
+        scratch: &mut [u8],
+        flags: RecvFlags,
+    ) -> Result<usize, Fault> {
+        let scratch = IoSliceMut::new(scratch);
+        // SAFETY: under the driver token, and `read_alone`.
+        let receive = |slices: &mut [IoSliceMut<'_>]| unsafe { self.link.recv(slices, flags) };
+        match spans {
+            [a] => receive(&mut [IoSliceMut::new(a), scratch]),
+            [a, b] => receive(&mut [IoSliceMut::new(a), IoSliceMut::new(b), scratch]),
+            _ => receive(&mut [scratch]),
+        }
     }
 
     /// Takes packets, and the beginning of one.
@@ -254,25 +288,5 @@ impl TcpWire {
             (0, n) => format!("the connection ended {n} bytes into a packet's header"),
             (n, _) => format!("the connection ended {n} bytes before the end of a packet"),
         })
-    }
-}
-
-/// Reads into the ring's spans and then into `scratch`.
-fn read_spans(
-    socket: &OwnedFd,
-    spans: &mut [IoSliceMut<'_>],
-    scratch: &mut [u8],
-    flags: RecvFlags,
-) -> Result<usize, Errno> {
-    let scratch = IoSliceMut::new(scratch);
-    let receive = |slices: &mut [IoSliceMut<'_>]| {
-        let received =
-            rustix::net::recvmsg(socket, slices, &mut RecvAncillaryBuffer::default(), flags);
-        received.map(|received| received.bytes)
-    };
-    match spans {
-        [a] => receive(&mut [IoSliceMut::new(a), scratch]),
-        [a, b] => receive(&mut [IoSliceMut::new(a), IoSliceMut::new(b), scratch]),
-        _ => receive(&mut [scratch]),
     }
 }

@@ -5,7 +5,7 @@
 
 use super::*;
 
-impl TcpWire {
+impl<L: Link> TcpWire<L> {
     /// Under the lock: sends until there is nothing more to send, or the socket is full. True if anything moved.
     fn send_all(&self) -> bool {
         let mut moved = false;
@@ -35,7 +35,9 @@ impl TcpWire {
             self.tx_words.set(words::DEAD);
             // Only this direction: with the other shut too, a byte that still comes would make the kernel reset the
             // connection and drop what it has not delivered.
-            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+            // SAFETY: under the lock.
+            unsafe { self.link.finish() };
+            let _ = rustix::net::shutdown(self.link.socket(), Shutdown::Write);
         }
         moved
     }
@@ -48,6 +50,8 @@ impl TcpWire {
             let sent = self.tx_words.sent();
             let payload = self.tx_words.offered().wrapping_sub(sent) as usize;
             if pending.is_none() && payload == 0 {
+                // SAFETY: under the lock.
+                unsafe { self.link.flush()? };
                 return Ok(moved);
             }
             let (bytes, total) = match &pending {
@@ -56,7 +60,8 @@ impl TcpWire {
             };
             let left = pending.map_or(0, |p| p.left.min(total));
             let head = &bytes[total - left..total];
-            let send = |slices: &[IoSlice<'_>]| send(&self.socket, slices);
+            // SAFETY: under the lock.
+            let send = |slices: &[IoSlice<'_>]| unsafe { Ok(self.link.send(slices)?) };
             let n = if payload == 0 {
                 send(&[IoSlice::new(head)])?
             } else {
@@ -139,10 +144,4 @@ impl TcpWire {
         });
         moved
     }
-}
-
-fn send(socket: &OwnedFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let mut nothing = SendAncillaryBuffer::default();
-    Ok(rustix::net::sendmsg(socket, slices, &mut nothing, flags)?)
 }

@@ -1,0 +1,139 @@
+//! psql over encrypted tcp: a driver that asks for encryption hears that it has none to do, and the session moves.
+//!
+//! Skipped, with a line that says so, where PostgreSQL, its server headers or psql are not installed.
+
+#[path = "pg_ext/mod.rs"]
+mod pg_ext;
+#[path = "pg_lab/mod.rs"]
+mod pg_lab;
+
+use pg_ext::Installation;
+use pg_lab::{LIMIT, Lab, text};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// psql, held open.
+struct Psql {
+    child: Child,
+    stdin: ChildStdin,
+    lines: Receiver<String>,
+    debug: PathBuf,
+}
+
+fn command(lab: &Lab, ssl_mode: &str, debug: &PathBuf) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vianet"));
+    command
+        .args(["run", "--strict", "--transports", "tcp", "--", "psql"])
+        .args(["-h", "sales.lab", "-U", "app", "-d", "app", "-X", "-At"])
+        .env("VIANET_CONFIG", lab.dir().join("client.toml"))
+        .env("VIANET_DEBUG", debug)
+        .env("PGSSLMODE", ssl_mode)
+        .env("PGPASSWORD", "app");
+    command
+}
+
+impl Psql {
+    fn start(lab: &Lab, ssl_mode: &str) -> Self {
+        let debug = lab.dir.path().join(format!("debug-{ssl_mode}"));
+        let mut child = command(lab, ssl_mode, &debug)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (said, lines) = channel();
+        std::thread::spawn(move || out.map_while(Result::ok).try_for_each(|l| said.send(l)));
+        Self {
+            stdin: child.stdin.take().unwrap(),
+            child,
+            lines,
+            debug,
+        }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, statement: &str) -> String {
+        writeln!(self.stdin, "{statement}").unwrap();
+        match self.lines.recv_timeout(LIMIT) {
+            Ok(line) => line,
+            Err(why) => panic!("{statement}: {why}\n{}", self.said()),
+        }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.debug).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, reached: impl Fn(&str) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !reached(&self.said()) {
+            assert!(Instant::now() < end, "not {what}: {}", self.said());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn psql_goes_on_over_encrypted_tcp() {
+    let Some(installation) = Installation::make() else {
+        return;
+    };
+    let bin = installation.bin.to_str().unwrap().to_owned();
+    let Some(lab) = Lab::up_with("postgres-shared", 170, &["--pg-bin", &bin]) else {
+        return;
+    };
+    lab.wait_until_active("node-a");
+    let config = lab.dir().join("client.toml");
+    let pinned = std::fs::read_to_string(&config).unwrap()
+        + "\n[clusters.lab.servers.sales]\nsession = \"postgres\"\n";
+    std::fs::write(&config, &pinned).unwrap();
+
+    // It asks for encryption, as it does by default, and goes on without.
+    let mut psql = Psql::start(&lab, "prefer");
+    assert_eq!(psql.ask("set app.tenant = '42' \\; select 'set';"), "SET");
+    assert_eq!(psql.lines.recv_timeout(LIMIT).unwrap(), "set");
+    let said = psql.said();
+    assert!(said.contains("over tcp, encrypted"), "{said}");
+    assert!(!said.contains("in clear"), "{said}");
+    psql.until("movable", |said| said.contains(": movable: yes"));
+    psql.until("a ticket", |said| said.contains(": login: a ticket for "));
+    lab.good(&["kill", "node-a"]);
+    lab.wait_until_active("node-b");
+    let tenant = "select current_setting('app.tenant');";
+    assert_eq!(psql.ask(tenant), "42");
+    let connected = psql.said().matches("over tcp, encrypted").count();
+    assert!(connected >= 2, "{}", psql.said());
+
+    // One that demands it end to end is not tricked.
+    let demands = command(&lab, "require", &psql.debug)
+        .args(["-c", "select 1"])
+        .output()
+        .unwrap();
+    assert!(!demands.status.success());
+    assert!(text(&demands).contains("SSL"), "{}", text(&demands));
+
+    // Without the key nothing is encrypted, and a server that has no TLS says so itself.
+    let lines = pinned
+        .lines()
+        .filter(|line| !line.starts_with("public_key"));
+    std::fs::write(&config, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let mut clear = Psql::start(&lab, "prefer");
+    assert_eq!(clear.ask("select 1;"), "1");
+    assert!(
+        clear.said().contains("over tcp, in clear"),
+        "{}",
+        clear.said()
+    );
+}
