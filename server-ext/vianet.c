@@ -532,8 +532,14 @@ put_written(Answer *answer)
 	/* PREPARE TRANSACTION sets the second alone. */
 	XLogRecPtr	end = Max(XactLastCommitEnd, XactLastRecEnd);
 
-	if (!XLogRecPtrIsInvalid(end) && !RecoveryInProgress())
-		put(answer, "written", psprintf("%u", present_timeline()), psprintf("%X/%X", (uint32) (end >> 32), (uint32) end), NULL);
+	if (XLogRecPtrIsInvalid(end) || RecoveryInProgress())
+		return;
+	/*
+	 * A transaction that only read may have written too (it prunes pages), and nobody hurries to send that to the standby, which would then
+	 * be refused for what nobody misses. What was committed synchronously is flushed already, and costs nothing here.
+	 */
+	XLogFlush(end);
+	put(answer, "written", psprintf("%u", present_timeline()), psprintf("%X/%X", (uint32) (end >> 32), (uint32) end), NULL);
 }
 
 /*
