@@ -64,6 +64,12 @@ pub struct Cell {
 }
 
 impl Cell {
+    /// Sessions that lost their server: at least those that ended for it. (One that ends in the moment in which they are counted is not
+    /// among `exposed`.)
+    pub fn lost(&self) -> u64 {
+        self.exposed.max(self.refused + self.unknown)
+    }
+
     pub fn hidden(&self) -> u64 {
         self.exposed.saturating_sub(self.refused + self.unknown)
     }

@@ -247,8 +247,8 @@ impl Report {
                 for (by, matters) in lost_by {
                     let cell = self.cell(kind, extension, load, matters);
                     let share =
-                        |n: u64| format!("{:.1} %", n as f64 * 100.0 / cell.exposed.max(1) as f64);
-                    if cell.exposed == 0 {
+                        |n: u64| format!("{:.1} %", n as f64 * 100.0 / cell.lost().max(1) as f64);
+                    if cell.lost() == 0 {
                         continue;
                     }
                     let _ = writeln!(
@@ -257,7 +257,7 @@ impl Report {
                         kind.name(),
                         load.name(),
                         if extension { "yes" } else { "no" },
-                        cell.exposed,
+                        cell.lost(),
                         share(cell.hidden()),
                         share(cell.refused),
                         share(cell.unknown),
@@ -273,7 +273,7 @@ impl Report {
             |(((engine, extension, trust, load), kind, fault), cell)| {
                 json!({
                     "engine": engine.name(), "extension": extension, "trust": trust, "clients": load.name(),
-                    "program": kind.name(), "fault": fault.name(), "sessions": cell.exposed,
+                    "program": kind.name(), "fault": fault.name(), "sessions": cell.lost(),
                     "hidden": cell.hidden(), "refused": cell.refused, "unknown": cell.unknown,
                 })
             },
