@@ -49,6 +49,10 @@ const IDENTITY: &str = "SELECT c.system_identifier, \
     FROM pg_catalog.pg_control_system() AS c";
 const STATE: &str = "SELECT s.kind, s.name, s.value, s.source, s.parameter_types FROM vianet.session_state(true) AS s";
 
+/// Describe reads a statement again, and waits for the locks of its tables: whoever holds one may be the same application, which
+/// waits for this session.
+const PATIENCE: &str = "SELECT pg_catalog.set_config('lock_timeout', '100', true)";
+
 /// The name under which a question is asked; `seed` makes it one that the application has not.
 pub(super) fn name(seed: u64) -> String {
     format!("vianet {seed:016x}")
@@ -73,7 +77,11 @@ impl Question {
         // What an error left there of the one before.
         out.close(&own);
         out.run(&own, text.as_bytes(), parameters);
-        if let Self::Derived { prepared, .. } = self {
+        if let Self::Derived { prepared, .. } = self
+            && !prepared.is_empty()
+        {
+            // Up to the Sync; the state was read before.
+            out.run(&own, PATIENCE.as_bytes(), &[]);
             prepared.iter().for_each(|name| out.describe(name));
         }
         out.sync();
@@ -88,12 +96,14 @@ impl Question {
         for (kind, body) in Messages(bytes) {
             taken += body.len() + 5;
             match kind {
+                // Of the first of them; see PATIENCE.
+                b'D' if told.is_some() => {}
                 b'D' => rows.push(body),
                 b'E' => {
                     let (code, text) = error(body);
                     return Err(format!("{code} {text}"));
                 }
-                b'C' => told = Some(body),
+                b'C' => told = told.or(Some(body)),
                 b'Z' => end = Some(body),
                 b'T' => described.push(Some(body)),
                 b'n' => described.push(None),

@@ -6,7 +6,7 @@
 
 use super::custom::{self, Name};
 use super::message::bound;
-use super::snapshot::Kind;
+use super::snapshot::{Kind, Row};
 use super::words::{Token, Tokens, Words};
 use super::{Policy, Reason, Snapshot};
 use std::sync::Arc;
@@ -246,6 +246,10 @@ impl Texts {
         if !custom::is_custom(name) || known.any(|it| it.eq_ignore_ascii_case(name)) {
             return;
         }
+        if !name.is_ascii() {
+            // It is another one's in another client encoding, and some servers change its case.
+            return self.doubts(Reason::Unreadable, &String::from_utf8_lossy(name));
+        }
         let bytes: usize = self.names.iter().map(|name| name.len()).sum();
         if self.names.len() == NAMES || bytes + name.len() > NAME_BYTES {
             return self.doubts(Reason::TooLarge, "names of settings");
@@ -309,6 +313,10 @@ impl Texts {
             return None;
         }
         self.since = false;
+        // One that was a role's or the database's default is the session's, whatever becomes of the default.
+        let own = |row: &&Row| *row.source == *b"session";
+        let settings = state.of(Kind::Setting).filter(own);
+        settings.for_each(|row| self.names(&row.name));
         let suspects = self.catalog.as_ref().and_then(|it| it.suspects.as_deref());
         let mut suspects = suspects.unwrap_or_default().iter();
         let guilty = suspects.find(|it| {
