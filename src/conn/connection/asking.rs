@@ -293,10 +293,8 @@ impl Conn {
                 None
             }
             Ok(Answer::Catalog(suspects)) => {
-                if let (Some(identity), Some(it)) = (&state.identity, state.observer.fingerprint())
-                {
-                    suspects::learned(identity.system, it, &suspects);
-                }
+                let fingerprint = state.observer.fingerprint();
+                state.told = fingerprint.map(|it| (it, Arc::clone(&suspects)));
                 state.observer.suspects(suspects);
                 None
             }
@@ -368,6 +366,12 @@ impl State {
     /// Whether something else has to be asked first, at this very point.
     fn lacks(&mut self, snapshot: &Snapshot, policy: &Policy) -> bool {
         let mut next = self.observer.lacks(snapshot, policy);
+        // It is the answer to this fingerprint only if that is still the same behind it.
+        if let (Some((it, suspects)), Some(identity)) = (self.told.take(), &self.identity)
+            && self.observer.fingerprint().as_ref() == Some(&it)
+        {
+            suspects::learned(identity.system, it, &suspects);
+        }
         if next == Some(Question::Catalog)
             && let (Some(identity), Some(it)) = (&self.identity, self.observer.fingerprint())
             && let Some(known) = suspects::known(identity.system, &it)
