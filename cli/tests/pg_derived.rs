@@ -563,6 +563,9 @@ fn a_custom_setting_outlives_the_default_that_it_came_from() {
     };
     let lab = &movable.lab;
     lab.superuser("shared", "alter role app set app.tenant = '42'");
+    // Somebody else's, into which the session may not look.
+    lab.superuser("shared", "create role other");
+    lab.superuser("shared", "create schema vianet authorization other");
     let mut psql = Psql::start(lab);
     psql.ask("select 1;");
     assert_eq!(psql.debug.movable(), "yes");

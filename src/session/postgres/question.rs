@@ -39,12 +39,15 @@ pub enum Answer {
 }
 
 /// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with
-/// the first checkpoint only. Functions in C are a superuser's: a schema that somebody else called `vianet` is not asked.
+/// the first checkpoint only. Functions in C are a superuser's: a schema that somebody else called `vianet` is not asked. (Nor
+/// is its name resolved, which is an error for who may not look into it.)
 const IDENTITY: &str = "SELECT c.system_identifier, \
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
     ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END, \
-    EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid OPERATOR(pg_catalog.=) \
-    CAST(pg_catalog.to_regprocedure('vianet.session_state(boolean)') AS pg_catalog.oid) \
+    EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n \
+    ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'vianet' AND p.proname OPERATOR(pg_catalog.=) 'session_state' \
+    AND CAST(p.proargtypes AS pg_catalog.text) OPERATOR(pg_catalog.=) '16' \
     AND p.prolang OPERATOR(pg_catalog.=) CAST(13 AS pg_catalog.oid)) \
     FROM pg_catalog.pg_control_system() AS c";
 const STATE: &str = "SELECT s.kind, s.name, s.value, s.source, s.parameter_types FROM vianet.session_state(true) AS s";

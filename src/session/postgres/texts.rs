@@ -228,7 +228,8 @@ impl Texts {
             return self.doubts(Reason::NotUnderstood, "Bind");
         };
         for value in values {
-            self.named(value);
+            // Blanks at the end of a character(n) are none of the text.
+            self.named(value.trim_ascii_end());
         }
     }
 

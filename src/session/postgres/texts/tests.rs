@@ -96,10 +96,14 @@ fn a_name_that_is_a_parameter_is_found_in_bind() {
             b"app.tenant",
             b"42",
             b"no.name: it has blanks",
+            b"app.padded  ",
             b"\0\x01.\xff",
         ],
     );
-    assert_eq!((names(&texts), doubt(&texts)), ("app.tenant".into(), None));
+    assert_eq!(
+        (names(&texts), doubt(&texts)),
+        ("app.tenant\napp.padded".into(), None)
+    );
     let mut other = texts.clone();
     bind(&mut texts, &[b"SEED", b"1"]);
     assert_eq!(doubt(&texts), Some(Reason::Unreadable));
