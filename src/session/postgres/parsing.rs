@@ -40,6 +40,13 @@ impl Parsing {
         REPORTED.contains(&name)
     }
 
+    /// The same of one of which the server does not report.
+    pub(super) fn is_read_silently_by(name: &[u8]) -> bool {
+        let same = |it: &&str| it.as_bytes().eq_ignore_ascii_case(name);
+        // SET XML OPTION.
+        UNREPORTED.iter().any(same) || name.eq_ignore_ascii_case(b"xml")
+    }
+
     /// A statement is being prepared.
     pub(super) fn prepares(&mut self) {
         self.prepared = true;

@@ -212,6 +212,8 @@ const UNSEEN: &[(&str, Reason)] = &[
     ),
     ("drop function f", Reason::ObjectsChanged),
     ("drop table t cascade", Reason::ObjectsChanged),
+    ("drop schema \"a;b\" cascade", Reason::ObjectsChanged),
+    ("drop schema s /* ; */ cascade", Reason::ObjectsChanged),
     (
         "alter table t drop column x cascade",
         Reason::ObjectsChanged,
@@ -428,6 +430,28 @@ fn a_name_that_a_role_had_a_default_of_is_asked_for_when_it_has_none() {
         snapshot("catalog|a|b|-|-\nsetting|app.tenant|42|session|-\nsetting|work_mem|64|session|-");
     assert_eq!(seen(&mut texts, &state, &[], &Policy::default()), None);
     assert_eq!(names(&texts), "app.tenant");
+}
+
+/// Between two answers: what it was when the statement was prepared is not known.
+#[test]
+fn what_statements_are_read_by_is_not_changed_for_a_moment() {
+    let state = snapshot("catalog|a|b|-|-");
+    let prepared = snapshot("catalog|a|b|-|-\nprepared|q|select 1|protocol|{}");
+    let refused = Some(Reason::PreparedOtherwise);
+    for text in [
+        "set array_nulls = off",
+        "begin; set local Timezone_Abbreviations = 'x'",
+        "set xml option document",
+        "select set_config('xmloption', 'document', true)",
+    ] {
+        for (state, reason) in [(&state, None), (&prepared, refused)] {
+            let mut texts = query(text);
+            let none = Policy::default();
+            assert_eq!(seen(&mut texts, state, &[], &none), reason, "{text}");
+            // It was there before, perhaps.
+            assert_eq!(seen(&mut texts, &prepared, &[], &none), reason, "{text}");
+        }
+    }
 }
 
 /// Quoted, so that words of it are not what is cut off.
