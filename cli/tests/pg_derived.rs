@@ -264,6 +264,11 @@ const HIDDEN: &[(&str, &str)] = &[
     ),
     (
         "create function s.f() returns int language plpgsql as $$ begin \
+         perform 1 as \"x update \"; set app.x = '1'; perform 2 as \" set y\"; return 1; end $$",
+        "select s.f();",
+    ),
+    (
+        "create function s.f() returns int language plpgsql as $$ begin \
          execute 's' || 'et app.x = 1'; return 1; end $$",
         "select s.f();",
     ),
@@ -548,4 +553,49 @@ fn a_session_does_not_move_to_a_server_that_lacks_its_commits() {
     let (code, errors) = writes.end();
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.contains("data_loss"), "{errors}");
+}
+
+/// What a session has from the defaults of its role it has on, whatever becomes of them.
+#[test]
+fn a_custom_setting_outlives_the_default_that_it_came_from() {
+    let Some(movable) = Movable::without_extension("postgres-shared", 175, "") else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.superuser("shared", "alter role app set app.tenant = '42'");
+    // Somebody else's, into which the session may not look.
+    lab.superuser("shared", "create role other");
+    lab.superuser("shared", "create schema vianet authorization other");
+    let mut psql = Psql::start(lab);
+    psql.ask("select 1;");
+    assert_eq!(psql.debug.movable(), "yes");
+    lab.superuser("shared", "alter role app reset app.tenant");
+    psql.ask("select 1;");
+    assert_eq!(psql.debug.movable(), "yes");
+    movable.lose();
+    let told = psql.ask("select current_setting('app.tenant', true);");
+    assert_eq!(told, ["42"], "{}", psql.errors());
+}
+
+/// Who waits for the lock of a table waits for whoever holds it: no question of ours does, for that may be the same application.
+#[test]
+fn a_question_waits_for_no_lock_on_a_table() {
+    let Some(movable) = Movable::without_extension("postgres-shared", 176, "") else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.sql("create table t (id int); insert into t values (1)");
+    let (mut psql, mut locks) = (Psql::start(lab), Psql::start(lab));
+    psql.ask("prepare q as select id from t;");
+    assert_eq!(psql.debug.movable(), "yes");
+    locks.ask("begin;");
+    locks.ask_at_once("lock table t;");
+    psql.ask("select 1;");
+    assert_eq!(psql.debug.movable(), "unknown_state");
+    assert_eq!(psql.ask_at_once("select 2;"), ["2"]);
+    locks.ask_at_once("commit;");
+    assert_eq!(psql.ask("show lock_timeout;"), ["0"]);
+    assert_eq!(psql.debug.movable(), "yes", "{}", psql.debug.text());
+    movable.lose();
+    assert_eq!(psql.ask("execute q;"), ["1"], "{}", psql.errors());
 }

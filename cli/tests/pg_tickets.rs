@@ -11,9 +11,8 @@ mod pg_ext;
 mod pg_lab;
 
 use client::{A, B, Session};
-use pg_lab::{Lab, text};
+use pg_lab::Lab;
 use std::io::{Read, Write};
-use std::process::Command;
 use std::sync::Arc;
 use vianet::resolve::ticket::{Given, Held, Key, Why};
 use vianet::via::Transport;
@@ -26,29 +25,6 @@ fn lab(engine: &str, subnet: u8) -> Option<(Lab, pg_ext::Installation)> {
     let lab = Lab::up_with(engine, subnet, &["--pg-bin", bin])?;
     lab.wait_until_active("node-a");
     Some((lab, installation))
-}
-
-/// psql as the superuser, over the socket of the server in `dir`; what it prints, bare.
-fn superuser(lab: &Lab, dir: &str, sql: &str) -> String {
-    let meta = std::fs::read_to_string(lab.dir().join("lab.json")).unwrap();
-    let meta: serde_json::Value = serde_json::from_str(&meta).unwrap();
-    let mut psql = match meta["database_user"].as_str() {
-        Some(user) => {
-            let mut psql = Command::new("setpriv");
-            psql.args(["--reuid", user, "--clear-groups", "psql"]);
-            psql
-        }
-        None => Command::new("psql"),
-    };
-    psql.args(["-h", lab.dir().join(dir).join("socket").to_str().unwrap()])
-        .args([
-            "-p", "7432", "-U", "postgres", "-d", "app", "-X", "-q", "-A", "-t",
-        ])
-        .args(["-v", "ON_ERROR_STOP=1", "-c", sql])
-        .current_dir("/");
-    let out = psql.output().unwrap();
-    assert!(out.status.success(), "{sql}: {}", text(&out));
-    String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
 /// Why a redemption came to nothing.
@@ -148,7 +124,7 @@ fn tickets_are_refused_for_everything_but_what_they_are_for() {
     }
 
     // What the server refuses, by its own words; none of it uses the ticket up.
-    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    let shared = |sql: &str| lab.superuser("shared", sql);
     shared("alter role app nologin");
     let (state, said) = refused(Session::redeem(&lab, B, Transport::Tcp, &held));
     assert_eq!(
@@ -270,16 +246,12 @@ fn a_connect_that_proves_nothing_costs_no_lookup() {
     let Some((lab, _installation)) = lab("postgres-shared", 156) else {
         return;
     };
-    superuser(
-        &lab,
-        "shared",
-        "alter role vianet set track_functions = 'all'",
-    );
+    lab.superuser("shared", "alter role vianet set track_functions = 'all'");
     let begun: Vec<_> = (0..3).map(|_| client::begin(&lab, A)).collect();
     let session = Session::log_in(&lab, A, Transport::Tcp, "app");
     session.ticket(&lab);
     // The server counts at the latest when the session that called is over.
-    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    let shared = |sql: &str| lab.superuser("shared", sql);
     let daemons = "from pg_stat_activity where usename = 'vianet'";
     shared(&format!("select pg_terminate_backend(pid) {daemons}"));
     let end = std::time::Instant::now() + pg_lab::LIMIT;
@@ -298,7 +270,7 @@ fn the_owner_of_a_channel_hears_why_there_is_no_ticket() {
     let Some((lab, _installation)) = lab("postgres-shared", 152) else {
         return;
     };
-    let shared = |sql: &str| superuser(&lab, "shared", sql);
+    let shared = |sql: &str| lab.superuser("shared", sql);
     let why = |why| {
         let session = Session::log_in(&lab, A, Transport::Tcp, "app");
         assert_eq!(session.given(&lab), Given::Not(why), "{}", lab.logs());

@@ -150,6 +150,29 @@ impl Lab {
             .unwrap()
     }
 
+    /// psql as the superuser, over the socket of the server in `dir`; what it prints, bare.
+    pub fn superuser(&self, dir: &str, sql: &str) -> String {
+        let meta = std::fs::read_to_string(self.dir().join("lab.json")).unwrap();
+        let meta: serde_json::Value = serde_json::from_str(&meta).unwrap();
+        let mut psql = match meta["database_user"].as_str() {
+            Some(user) => {
+                let mut psql = Command::new("setpriv");
+                psql.args(["--reuid", user, "--clear-groups", "psql"]);
+                psql
+            }
+            None => Command::new("psql"),
+        };
+        psql.args(["-h", self.dir().join(dir).join("socket").to_str().unwrap()])
+            .args([
+                "-p", "7432", "-U", "postgres", "-d", "app", "-X", "-q", "-A", "-t",
+            ])
+            .args(["-v", "ON_ERROR_STOP=1", "-c", sql])
+            .current_dir("/");
+        let out = psql.output().unwrap();
+        assert!(out.status.success(), "{sql}: {}", text(&out));
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    }
+
     pub fn sql(&self, sql: &str) -> String {
         let out = self.psql(sql);
         assert!(out.status.success(), "{sql}: {}{}", text(&out), self.logs());

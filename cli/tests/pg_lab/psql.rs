@@ -185,6 +185,12 @@ impl Psql {
     #[track_caller]
     pub fn ask(&mut self, text: &str) -> Vec<String> {
         self.debug.statement();
+        self.ask_at_once(text)
+    }
+
+    /// The same, and what the one before has made of the session need not be known.
+    #[track_caller]
+    pub fn ask_at_once(&mut self, text: &str) -> Vec<String> {
         self.tell(&format!("{text}\n\\echo --"));
         let mut rows = Vec::new();
         loop {

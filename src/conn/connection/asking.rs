@@ -293,17 +293,16 @@ impl Conn {
                 None
             }
             Ok(Answer::Catalog(suspects)) => {
-                if let (Some(identity), Some(it)) = (&state.identity, state.observer.fingerprint())
-                {
-                    suspects::learned(identity.system, it, &suspects);
-                }
+                let fingerprint = state.observer.fingerprint();
+                state.told = fingerprint.map(|it| (it, Arc::clone(&suspects)));
                 state.observer.suspects(suspects);
                 None
             }
             Ok(Answer::State(_)) if asked.outdated => None,
             // What was sent since runs after it, and makes it outdated.
             Ok(Answer::State(snapshot))
-                if asked.sent == state.sent && state.lacks(&snapshot, &self.followed.policy) =>
+                if asked.sent == state.sent
+                    && state.lacks(&snapshot, name, &self.followed.policy) =>
             {
                 None
             }
@@ -366,11 +365,17 @@ impl State {
     }
 
     /// Whether something else has to be asked first, at this very point.
-    fn lacks(&mut self, snapshot: &Snapshot, policy: &Policy) -> bool {
+    fn lacks(&mut self, snapshot: &Snapshot, name: &ServerName, policy: &Policy) -> bool {
         let mut next = self.observer.lacks(snapshot, policy);
+        // It is the answer to this fingerprint only if that is still the same behind it.
+        if let (Some((it, suspects)), Some(identity)) = (self.told.take(), &self.identity)
+            && self.observer.fingerprint().as_ref() == Some(&it)
+        {
+            suspects::learned(identity.system, name, it, &suspects);
+        }
         if next == Some(Question::Catalog)
             && let (Some(identity), Some(it)) = (&self.identity, self.observer.fingerprint())
-            && let Some(known) = suspects::known(identity.system, &it)
+            && let Some(known) = suspects::known(identity.system, name, &it)
         {
             self.observer.suspects(known);
             next = self.observer.lacks(snapshot, policy);

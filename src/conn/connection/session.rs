@@ -5,8 +5,8 @@ use super::*;
 use crate::config::{OnUnknown, Session};
 use crate::conn::cancels;
 use crate::session::postgres::{
-    self, Answer, End, Identity, Lost, Observer, Ours, Policy, Question, Reason, Recognised,
-    Snapshot, StandIn, Standing, Written,
+    self, Answer, End, Fingerprint, Identity, Lost, Observer, Ours, Policy, Question, Reason,
+    Recognised, Snapshot, StandIn, Standing, Suspect, Written,
 };
 use crate::via::channel::{Come, Taken, Tap};
 
@@ -47,6 +47,8 @@ pub(super) struct State {
     pub(super) known: Option<Known>,
     /// What is to be asked next, as long as nothing moves.
     pub(super) next: Option<((u64, u64), Question)>,
+    /// What was answered to [`Question::Catalog`], and the fingerprint from before it was asked.
+    pub(super) told: Option<(Fingerprint, Arc<[Suspect]>)>,
     /// How far the session has written, on whatever server.
     pub(super) written: Option<Written>,
     /// Nothing more is asked on this connection, and the session does not move.

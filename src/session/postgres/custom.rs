@@ -1,6 +1,6 @@
 //! Names of settings, as a text has them behind the words that set them.
 
-use super::words::is_part;
+use super::words::{LONGEST, is_part};
 use std::borrow::Cow;
 
 /// What stands behind such a word.
@@ -58,6 +58,10 @@ pub(super) fn set(rest: &[u8]) -> Name<'_> {
             };
             if part.is_empty() {
                 break;
+            }
+            if part.len() > LONGEST {
+                // The server cuts it off.
+                return Name::Unclear;
             }
             name.extend_from_slice(part);
             rest = skip(after);

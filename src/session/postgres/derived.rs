@@ -14,8 +14,9 @@ pub(super) static CATALOG: LazyLock<String> =
 pub(super) const BETWEEN: &[u8] = br"[\x01-\x23\x25-\x2f\x3a-\x40\x5b-\x5e\x60\x7b-\x7e]+";
 /// Words by which a function may set something unseen; for SET see the query.
 pub(super) const SETS: &[u8] = br#"\m(set_config|reset|execute|load|language|extension|pg_settings|query_to_xml|query_to_xmlschema|query_to_xml_and_xmlschema|ts_stat|ts_rewrite|seed|crosstab\w*|connectby|xpath_table|dblink\w*|pg_backup_start|pg_start_backup|pg_replication_origin_session_setup)\M|u&""#;
-/// UPDATE, a table, perhaps its alias, and SET. What may end a head of PL/pgSQL is none of those: `for update loop set ...`.
-pub(super) const UPDATE: &[u8] = br#"\mupdate\s+(only\s+)?(?!(then|loop|begin|else|elsif|elseif|end|of|nowait|declare|when|case|skip)\M)("[^"]*"|[\w$]+)(\s*\.\s*("[^"]*"|[\w$]+))?(\s*\*)?(\s+(as\s+)?(?!(then|loop|begin|else|elsif|elseif|end|set)\M)[\w$]+)?\s+set\M|\mdo\s+update\s+set\M"#;
+/// UPDATE, a table, perhaps its alias, and SET. What may end a head of PL/pgSQL is none of those: `for update loop set ...`. Between
+/// quotes there is one word only, or they may be the end of one name and the beginning of another.
+pub(super) const UPDATE: &[u8] = br#"\mupdate\s+(only\s+)?(?!(then|loop|begin|else|elsif|elseif|end|of|nowait|declare|when|case|skip)\M)("[\w$]+"|[\w$]+)(\s*\.\s*("[\w$]+"|[\w$]+))?(\s*\*)?(\s+(as\s+)?(?!(then|loop|begin|else|elsif|elseif|end|set)\M)[\w$]+)?\s+set\M|\mdo\s+update\s+set\M"#;
 
 /// Whether the session has what it had written, where no function tells. The last position that a server has replayed as a standby is
 /// the one at which its own timeline begins, as long as it has not been restarted since.

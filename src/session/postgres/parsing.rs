@@ -12,14 +12,15 @@ const REPORTED: [&[u8]; 4] = [
     b"standard_conforming_strings",
 ];
 /// The server does not: they are compared from one answer to the next.
-const UNREPORTED: [&str; 4] = [
+const UNREPORTED: [&str; 5] = [
     "array_nulls",
     "lc_monetary",
+    "timezone_abbreviations",
     "transform_null_equals",
     "xmloption",
 ];
 
-type Values = [Option<Box<[u8]>>; 4];
+type Values = [Option<Box<[u8]>>; UNREPORTED.len()];
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -37,6 +38,13 @@ impl Parsing {
     /// Whether what a statement means may depend on it.
     pub(super) fn is_read_by(name: &[u8]) -> bool {
         REPORTED.contains(&name)
+    }
+
+    /// The same of one of which the server does not report.
+    pub(super) fn is_read_silently_by(name: &[u8]) -> bool {
+        let same = |it: &&str| it.as_bytes().eq_ignore_ascii_case(name);
+        // SET XML OPTION.
+        UNREPORTED.iter().any(same) || name.eq_ignore_ascii_case(b"xml")
     }
 
     /// A statement is being prepared.

@@ -39,15 +39,22 @@ pub enum Answer {
 }
 
 /// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with
-/// the first checkpoint only. Functions in C are a superuser's: a schema that somebody else called `vianet` is not asked.
+/// the first checkpoint only. Functions in C are a superuser's: a schema that somebody else called `vianet` is not asked. (Nor
+/// is its name resolved, which is an error for who may not look into it.)
 const IDENTITY: &str = "SELECT c.system_identifier, \
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL \
     ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END, \
-    EXISTS (SELECT FROM pg_catalog.pg_proc AS p WHERE p.oid OPERATOR(pg_catalog.=) \
-    CAST(pg_catalog.to_regprocedure('vianet.session_state(boolean)') AS pg_catalog.oid) \
+    EXISTS (SELECT FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n \
+    ON n.oid OPERATOR(pg_catalog.=) p.pronamespace \
+    WHERE n.nspname OPERATOR(pg_catalog.=) 'vianet' AND p.proname OPERATOR(pg_catalog.=) 'session_state' \
+    AND CAST(p.proargtypes AS pg_catalog.text) OPERATOR(pg_catalog.=) '16' \
     AND p.prolang OPERATOR(pg_catalog.=) CAST(13 AS pg_catalog.oid)) \
     FROM pg_catalog.pg_control_system() AS c";
 const STATE: &str = "SELECT s.kind, s.name, s.value, s.source, s.parameter_types FROM vianet.session_state(true) AS s";
+
+/// Describe reads a statement again, and waits for the locks of its tables: whoever holds one may be the same application, which
+/// waits for this session.
+const PATIENCE: &str = "SELECT pg_catalog.set_config('lock_timeout', '100', true)";
 
 /// The name under which a question is asked; `seed` makes it one that the application has not.
 pub(super) fn name(seed: u64) -> String {
@@ -73,7 +80,11 @@ impl Question {
         // What an error left there of the one before.
         out.close(&own);
         out.run(&own, text.as_bytes(), parameters);
-        if let Self::Derived { prepared, .. } = self {
+        if let Self::Derived { prepared, .. } = self
+            && !prepared.is_empty()
+        {
+            // Up to the Sync; the state was read before.
+            out.run(&own, PATIENCE.as_bytes(), &[]);
             prepared.iter().for_each(|name| out.describe(name));
         }
         out.sync();
@@ -88,12 +99,14 @@ impl Question {
         for (kind, body) in Messages(bytes) {
             taken += body.len() + 5;
             match kind {
+                // Of the first of them; see PATIENCE.
+                b'D' if told.is_some() => {}
                 b'D' => rows.push(body),
                 b'E' => {
                     let (code, text) = error(body);
                     return Err(format!("{code} {text}"));
                 }
-                b'C' => told = Some(body),
+                b'C' => told = told.or(Some(body)),
                 b'Z' => end = Some(body),
                 b'T' => described.push(Some(body)),
                 b'n' => described.push(None),

@@ -6,7 +6,8 @@
 
 use super::custom::{self, Name};
 use super::message::bound;
-use super::snapshot::Kind;
+use super::parsing::Parsing;
+use super::snapshot::{Kind, Row};
 use super::words::{Token, Tokens, Words};
 use super::{Policy, Reason, Snapshot};
 use std::sync::Arc;
@@ -93,6 +94,8 @@ pub(super) struct Texts {
     /// Something was run, perhaps, ever, and since the last answer.
     any: bool,
     since: bool,
+    /// Something by which statements are read was set since the last answer.
+    reads_otherwise: bool,
     /// The part of a message that has come.
     part: Vec<u8>,
     too_long: bool,
@@ -167,11 +170,11 @@ impl Texts {
     /// A text of SQL.
     fn text(&mut self, text: &[u8]) {
         let mut tokens = Tokens::new(text);
-        let mut changes = Changes::No;
+        let (mut changes, mut plain) = (Changes::No, None);
         let (mut settings, mut updates) = (false, false);
         while let Some(token) = tokens.next() {
             let Token::Word { word, rest, begins } = token else {
-                if token == Token::End {
+                if token == Token::End && *plain.get_or_insert_with(|| is_plain(text)) {
                     changes = Changes::No;
                 }
                 continue;
@@ -228,12 +231,14 @@ impl Texts {
             return self.doubts(Reason::NotUnderstood, "Bind");
         };
         for value in values {
-            self.named(value);
+            // Blanks at the end of a character(n) are none of the text.
+            self.named(value.trim_ascii_end());
         }
     }
 
     /// A setting that is set, perhaps.
     fn named(&mut self, name: &[u8]) {
+        self.reads_otherwise |= Parsing::is_read_silently_by(name);
         match custom::is_hidden(name) {
             true => self.doubts(Reason::Unreadable, &String::from_utf8_lossy(name)),
             false => self.names(name),
@@ -245,6 +250,10 @@ impl Texts {
         let mut known = self.names.iter();
         if !custom::is_custom(name) || known.any(|it| it.eq_ignore_ascii_case(name)) {
             return;
+        }
+        if !name.is_ascii() {
+            // It is another one's in another client encoding, and some servers change its case.
+            return self.doubts(Reason::Unreadable, &String::from_utf8_lossy(name));
         }
         let bytes: usize = self.names.iter().map(|name| name.len()).sum();
         if self.names.len() == NAMES || bytes + name.len() > NAME_BYTES {
@@ -309,6 +318,13 @@ impl Texts {
             return None;
         }
         self.since = false;
+        // One that was a role's or the database's default is the session's, whatever becomes of the default.
+        let own = |row: &&Row| *row.source == *b"session";
+        let settings = state.of(Kind::Setting).filter(own);
+        settings.for_each(|row| self.names(&row.name));
+        if std::mem::take(&mut self.reads_otherwise) && state.has_prepared() {
+            self.doubts(Reason::PreparedOtherwise, "");
+        }
         let suspects = self.catalog.as_ref().and_then(|it| it.suspects.as_deref());
         let mut suspects = suspects.unwrap_or_default().iter();
         let guilty = suspects.find(|it| {
@@ -329,6 +345,13 @@ impl Texts {
         let doubt = self.doubt.as_ref().filter(|it| it.reason == reason);
         doubt.map_or("", |doubt| &doubt.what)
     }
+}
+
+/// Whether a semicolon in it is one: neither in quotes nor in a comment.
+fn is_plain(text: &[u8]) -> bool {
+    let quotes = |byte: &u8| matches!(byte, b'"' | b'\'' | b'$');
+    let comments = |two: &[u8]| matches!(two, b"--" | b"/*");
+    !text.iter().any(quotes) && !text.windows(2).any(comments)
 }
 
 /// Whether a statement changes what the database has.

@@ -1,7 +1,9 @@
 //! The words of a text, and which words there were.
 
 /// Longest identifier. Bytes.
-const LONGEST: usize = 63;
+pub(super) const LONGEST: usize = 63;
+/// Longest character. Bytes.
+const CHARACTER: usize = 4;
 const BITS: usize = 32_768;
 
 /// Part of a text.
@@ -112,6 +114,10 @@ impl Words {
     /// Whether a text may have named the function, whose schema goes before.
     pub(super) fn may_name(&self, name: &str) -> bool {
         let name = name.rsplit('.').next().unwrap_or_default();
+        if name.len() + CHARACTER > LONGEST {
+            // The server may have cut it off, and not where a word ends.
+            return true;
+        }
         let mut tokens = Tokens::new(name.as_bytes());
         while let Some(token) = tokens.next() {
             if let Token::Word { word, .. } = token

@@ -42,6 +42,17 @@ WITH own AS MATERIALIZED (
 ), sources AS MATERIALIZED (
     SELECT pg_catalog.string_agg(o.source, ' ') AS source FROM own AS o
     WHERE o.prolang OPERATOR(pg_catalog.<>) ALL (CAST(ARRAY[12, 13] AS pg_catalog.oid[]))
+), large AS MATERIALIZED (
+    -- Too much to look for each name in.
+    SELECT pg_catalog.length(s.source) OPERATOR(pg_catalog.*) (SELECT pg_catalog.count(*) FROM judged AS j)
+        OPERATOR(pg_catalog.>) CAST(100000000 AS pg_catalog.int8) AS is_so
+    FROM sources AS s
+), word AS MATERIALIZED (
+    -- Cut off as the server does it.
+    SELECT DISTINCT CAST(w.word AS pg_catalog.name) AS word
+    FROM own AS o, LATERAL pg_catalog.regexp_split_to_table(o.source, '[^a-z0-9_]+') AS w(word)
+    WHERE (SELECT l.is_so FROM large AS l)
+      AND o.prolang OPERATOR(pg_catalog.<>) ALL (CAST(ARRAY[12, 13] AS pg_catalog.oid[]))
 ), tree AS (
     -- As expressions have them.
     SELECT pg_catalog.concat('funcid (', pg_catalog.string_agg(CAST(d.oid AS pg_catalog.text), '|'), ') |:relid ',
@@ -52,6 +63,10 @@ SELECT 'function' AS kind, j.name, j.library AS value,
     CASE WHEN j.prorettype OPERATOR(pg_catalog.=) ANY (CAST(ARRAY[2279, 3838] AS pg_catalog.oid[])) THEN 'used'
         WHEN EXISTS (SELECT FROM pg_catalog.pg_depend AS d
             WHERE d.refclassid OPERATOR(pg_catalog.=) CAST(1255 AS pg_catalog.oid) AND d.refobjid OPERATOR(pg_catalog.=) j.oid) THEN 'used'
+        WHEN (SELECT l.is_so FROM large AS l)
+            THEN CASE WHEN pg_catalog.lower(CAST(j.proname AS pg_catalog.text) COLLATE pg_catalog."C") OPERATOR(pg_catalog.~) '[^a-z0-9_]'
+                OR CAST(pg_catalog.lower(CAST(j.proname AS pg_catalog.text) COLLATE pg_catalog."C") AS pg_catalog.name)
+                    OPERATOR(pg_catalog.=) ANY (SELECT w.word FROM word AS w) THEN 'used' ELSE 'named' END
         WHEN pg_catalog.strpos((SELECT s.source FROM sources AS s), pg_catalog.lower(CAST(j.proname AS pg_catalog.text) COLLATE pg_catalog."C"))
             OPERATOR(pg_catalog.>) 0 THEN 'used'
         -- There it has two.

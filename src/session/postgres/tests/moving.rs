@@ -518,4 +518,11 @@ fn a_statement_that_was_read_under_other_settings_stays() {
     );
     assert_eq!(observer.learned(&off, &Policy::default()), None);
     assert_eq!(observer.learned(&on, &Policy::default()), refused);
+    // By which '12:00 EST' is read.
+    let abbreviations = other("setting|timezone_abbreviations|Australia|session|-");
+    let mut observer = logged_in();
+    assert_eq!(
+        observer.learned(&abbreviations, &Policy::default()),
+        refused
+    );
 }

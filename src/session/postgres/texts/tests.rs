@@ -96,12 +96,19 @@ fn a_name_that_is_a_parameter_is_found_in_bind() {
             b"app.tenant",
             b"42",
             b"no.name: it has blanks",
+            b"app.padded  ",
             b"\0\x01.\xff",
         ],
     );
-    assert_eq!((names(&texts), doubt(&texts)), ("app.tenant".into(), None));
+    assert_eq!(
+        (names(&texts), doubt(&texts)),
+        ("app.tenant\napp.padded".into(), None)
+    );
+    let mut other = texts.clone();
     bind(&mut texts, &[b"SEED", b"1"]);
     assert_eq!(doubt(&texts), Some(Reason::Unreadable));
+    bind(&mut other, &["app.gr\u{f6}\u{df}e".as_bytes(), b"1"]);
+    assert_eq!(doubt(&other), Some(Reason::Unreadable));
     let mut texts = query("prepare q as select set_config($1, 'x', false)");
     assert_eq!(doubt(&texts), None);
     texts.body(b'Q', b"execute q('app.' || 'x')\0", true);
@@ -177,6 +184,18 @@ const UNSEEN: &[(&str, Reason)] = &[
     ("set app./* */x = 1", Reason::DynamicSql),
     ("set app -- \n . x = 1", Reason::DynamicSql),
     ("set \"a\"\"b\".x = 1", Reason::DynamicSql),
+    // The server takes 63 bytes of it.
+    (
+        "set app.a123456789a123456789a123456789a123456789a123456789a123456789abcd = 1",
+        Reason::DynamicSql,
+    ),
+    (
+        "set \"app.a123456789a123456789a123456789a123456789a123456789a123456789\" = 1",
+        Reason::DynamicSql,
+    ),
+    // In another client encoding it is another.
+    ("set app.gr\u{f6}\u{df}e = 1", Reason::Unreadable),
+    ("reset \"app.gr\u{f6}\u{df}e\"", Reason::Unreadable),
     ("set seed = 0.5", Reason::Unreadable),
     ("set dynamic_library_path = 'x'", Reason::Unreadable),
     (
@@ -193,6 +212,8 @@ const UNSEEN: &[(&str, Reason)] = &[
     ),
     ("drop function f", Reason::ObjectsChanged),
     ("drop table t cascade", Reason::ObjectsChanged),
+    ("drop schema \"a;b\" cascade", Reason::ObjectsChanged),
+    ("drop schema s /* ; */ cascade", Reason::ObjectsChanged),
     (
         "alter table t drop column x cascade",
         Reason::ObjectsChanged,
@@ -400,6 +421,46 @@ fn functions_that_may_set_something_are_in_the_way_where_they_may_be_called() {
     assert_eq!(seen(&mut Texts::default(), &state, &used, &none), None);
     // The answer of our extension has no fingerprints.
     assert_eq!(query("do $$ $$").seen(&snapshot(""), &none), None);
+}
+
+#[test]
+fn a_name_that_a_role_had_a_default_of_is_asked_for_when_it_has_none() {
+    let mut texts = query("select 1");
+    let state =
+        snapshot("catalog|a|b|-|-\nsetting|app.tenant|42|session|-\nsetting|work_mem|64|session|-");
+    assert_eq!(seen(&mut texts, &state, &[], &Policy::default()), None);
+    assert_eq!(names(&texts), "app.tenant");
+}
+
+/// Between two answers: what it was when the statement was prepared is not known.
+#[test]
+fn what_statements_are_read_by_is_not_changed_for_a_moment() {
+    let state = snapshot("catalog|a|b|-|-");
+    let prepared = snapshot("catalog|a|b|-|-\nprepared|q|select 1|protocol|{}");
+    let refused = Some(Reason::PreparedOtherwise);
+    for text in [
+        "set array_nulls = off",
+        "begin; set local Timezone_Abbreviations = 'x'",
+        "set xml option document",
+        "select set_config('xmloption', 'document', true)",
+    ] {
+        for (state, reason) in [(&state, None), (&prepared, refused)] {
+            let mut texts = query(text);
+            let none = Policy::default();
+            assert_eq!(seen(&mut texts, state, &[], &none), reason, "{text}");
+            // It was there before, perhaps.
+            assert_eq!(seen(&mut texts, &prepared, &[], &none), reason, "{text}");
+        }
+    }
+}
+
+/// Quoted, so that words of it are not what is cut off.
+#[test]
+fn a_function_whose_name_may_have_been_cut_off_may_have_been_called() {
+    let called = "a1234567890123456789 b1234567890123456789 c12345678901234567890123456789";
+    let texts = query(&format!("select \"{called}\"()"));
+    assert!(texts.words.may_name(&format!("public.{}", &called[..63])));
+    assert!(!query("select 1").words.may_name("public.setter"));
 }
 
 #[test]
