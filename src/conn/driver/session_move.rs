@@ -136,9 +136,7 @@ impl Driver {
             .and_then(|fresh| self.redemption(todo.now, &fresh.accept, packet).ok());
         // Without a ticket the server is asked as any client asks, and may let the session in.
         let first = redemption.unwrap_or_else(|| packet.clone());
-        let mover = Mover::new(plan, first, self.conn.id);
-        let private = (self.fresh.as_ref()).is_some_and(|fresh| fresh.wire.is_private());
-        self.session.mover = Some(if private { mover } else { mover.in_clear() });
+        self.session.mover = Some(Mover::new(plan, first, self.conn.id));
         self.move_on(todo);
     }
 

@@ -140,14 +140,24 @@ pub struct Mover {
 
 impl Mover {
     /// `first` is what logs in; `seed` makes names that the application has not.
+    ///
+    /// What the application was told where it began, that there is no encryption to be had, must be said again here, by who knows
+    /// whether it may be; a node that has said it does not carry the session on where the network can read.
     pub fn new(plan: Plan, first: Vec<u8>, seed: u64) -> Self {
+        let (out, withheld) = match plan.record.asked_to_encrypt {
+            true => {
+                let ask = [8, frontend::SSL_REQUEST].map(u32::to_be_bytes).concat();
+                (ask, Some(first))
+            }
+            false => (first, None),
+        };
         Self {
             plan,
             login: Login::default(),
             seed,
             step: Step::Login,
-            out: first,
-            withheld: None,
+            out,
+            withheld,
             come: Vec::new(),
             whole: 0,
             after: Record::default(),
@@ -162,17 +172,6 @@ impl Mover {
     /// Whether the other server has let the session in.
     pub fn has_logged_in(&self) -> bool {
         self.step != Step::Login
-    }
-
-    /// For a channel on which the network can read: what the application was told where it began, that there is no encryption to be
-    /// had, must be said again here, by who knows whether it may be.
-    pub fn in_clear(mut self) -> Self {
-        if self.plan.record.asked_to_encrypt {
-            let mut ask = 8_u32.to_be_bytes().to_vec();
-            ask.extend(frontend::SSL_REQUEST.to_be_bytes());
-            self.withheld = Some(std::mem::replace(&mut self.out, ask));
-        }
-        self
     }
 
     /// What is to be sent.

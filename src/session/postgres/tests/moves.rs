@@ -128,38 +128,34 @@ fn a_session_is_made_again_in_three_round_trips() {
 }
 
 #[test]
-fn who_was_told_that_there_is_no_encryption_is_told_again_in_clear() {
-    let asked = || {
+fn who_was_told_that_there_is_no_encryption_is_told_again() {
+    let asked = |answer: &[u8]| {
         let mut plan = plan(false);
         plan.record.asked_to_encrypt = true;
-        Mover::new(plan, startup("user app  "), SEED)
-    };
-    // On a private channel nobody need be asked; nor for an application that did not ask.
-    assert_eq!(asked().output(), startup("user app  "));
-    let unasked = Mover::new(plan(false), startup("user app  "), SEED);
-    assert_eq!(unasked.in_clear().output(), startup("user app  "));
-
-    let in_clear = |answer: &[u8]| {
-        let mut mover = asked().in_clear();
+        let mut mover = Mover::new(plan, startup("user app  "), SEED);
+        // Whatever the channel is: the node that says "no" must know that it did.
         assert_eq!(mover.output(), *b"\0\0\0\x08\x04\xd2\x16\x2f");
         mover.sent(8);
         assert_eq!(mover.received(b""), Progress::More);
         let progress = mover.received(answer);
         (progress, mover.output().to_vec())
     };
-    assert_eq!(in_clear(b"N"), (Progress::More, startup("user app  ")));
+    assert_eq!(asked(b"N"), (Progress::More, startup("user app  ")));
     for yes in [b"S", b"G", b"x"] {
-        let (end, sent) = in_clear(yes);
+        let (end, sent) = asked(yes);
         assert!(matches!(end, Progress::Refused(Reason::Tls, _)), "{end:?}");
         assert!(sent.is_empty());
     }
     let refusal = message(b'E', b"SFATAL\0VFATAL\0C28000\0Mno\0\0");
-    let (end, sent) = in_clear(&refusal);
+    let (end, sent) = asked(&refusal);
     assert!(
         matches!(end, Progress::Refused(Reason::LoginRefused, _)),
         "{end:?}"
     );
     assert!(sent.is_empty());
+    // An application that did not ask was told nothing.
+    let unasked = Mover::new(plan(false), startup("user app  "), SEED);
+    assert_eq!(unasked.output(), startup("user app  "));
 }
 
 #[test]
