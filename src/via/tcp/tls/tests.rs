@@ -387,6 +387,120 @@ fn another_key_is_not_believed() {
     }
 }
 
+/// Shows the cluster's public key, which everybody has, and signs with another one, or under another scheme's name.
+#[derive(Clone, Debug)]
+struct Impostor {
+    signs: NodeKey,
+    scheme: rustls::SignatureScheme,
+    spoil: Spoil,
+}
+
+type Spoil = fn(Vec<u8>) -> Vec<u8>;
+
+impl rustls::sign::SigningKey for Impostor {
+    fn choose_scheme(
+        &self,
+        _: &[rustls::SignatureScheme],
+    ) -> Option<Box<dyn rustls::sign::Signer>> {
+        Some(Box::new(self.clone()))
+    }
+
+    fn public_key(&self) -> Option<rustls::pki_types::SubjectPublicKeyInfoDer<'_>> {
+        Some(crypto::spki(&secret().public()).into())
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        rustls::SignatureAlgorithm::ED25519
+    }
+}
+
+impl rustls::sign::Signer for Impostor {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        rustls::sign::Signer::sign(&self.signs, message).map(self.spoil)
+    }
+
+    fn scheme(&self) -> rustls::SignatureScheme {
+        self.scheme
+    }
+}
+
+#[test]
+fn who_only_shows_the_key_is_not_believed() {
+    use rustls::SignatureScheme as Scheme;
+    let cases: [(u8, Scheme, Spoil); 6] = [
+        (1, Scheme::ED25519, |s| s),
+        (2, Scheme::ED25519, |s| s),
+        (1, Scheme::ED25519, |_| Vec::new()),
+        (1, Scheme::ED25519, |_| vec![0; 64]),
+        (1, Scheme::ED25519, |s| s[..63].to_vec()),
+        (1, Scheme::ECDSA_NISTP256_SHA256, |s| s),
+    ];
+    for (n, (seed, scheme, spoil)) in cases.into_iter().enumerate() {
+        let signs = NodeKey(Arc::new(SecretKey::from_seed([seed; 32])));
+        let impostor = Impostor {
+            signs,
+            scheme,
+            spoil,
+        };
+        let shown = vec![crypto::spki(&secret().public()).into()];
+        let certified = CertifiedKey::new(shown, Arc::new(impostor));
+        let mut config = ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(&[&TLS13])
+            .expect("a version")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(Arc::new(
+                certified,
+            ))));
+        config.alpn_protocols = vec![PROTOCOL.into()];
+        config.send_tls13_tickets = 0;
+        config.enable_secret_extraction = true;
+        let server = Acceptor(Arc::new(config)).begin().expect("begins");
+        let (client, _) = sides();
+        let (client, _) = shake(client, server, |_, _| {});
+        assert_eq!(client.is_ok(), n == 0, "case {n}");
+    }
+}
+
+#[test]
+fn a_point_that_gives_the_same_secret_for_everybody_is_refused() {
+    let hex = |text: &str| -> Vec<u8> {
+        let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
+        (0..text.len()).step_by(2).map(digit).collect()
+    };
+    let group = crypto::provider().kx_groups[0];
+    for point in [
+        // Of order 1, 2, 4 and 8, and the same beyond the field's prime.
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "0000000000000000000000000000000000000000000000000000000000000080",
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+    ] {
+        let ours = group.start().expect("starts");
+        assert!(ours.complete(&hex(point)).is_err(), "{point}");
+    }
+    for wrong in [0, 31, 33] {
+        let ours = group.start().expect("starts");
+        assert!(ours.complete(&vec![9; wrong]).is_err(), "{wrong} bytes");
+    }
+    // RFC 7748 section 5.2: the highest bit of a point means nothing.
+    let (mine, theirs) = (
+        group.start().expect("starts"),
+        group.start().expect("starts"),
+    );
+    let mine_point = mine.pub_key().to_vec();
+    let mut point = theirs.pub_key().to_vec();
+    point[31] |= 0x80;
+    let (a, b) = (theirs.complete(&mine_point), mine.complete(&point));
+    let (a, b) = (a.expect("a secret"), b.expect("a secret"));
+    assert_eq!(a.secret_bytes(), b.secret_bytes());
+}
+
 #[test]
 fn no_byte_of_a_handshake_can_be_changed() {
     let mut flights = [Vec::new(), Vec::new()];
