@@ -59,9 +59,9 @@ pub struct Cluster {
     /// nothing else off this host.
     #[serde(default)]
     pub tls: Tls,
-    /// Transports in order of preference. Default `["shm", "rdma", "tcp", "plain"]`.
-    #[serde(default = "default_transports")]
-    pub transports: Vec<Transport>,
+    /// Transports in order of preference; see [`Cluster::transports`].
+    #[serde(default)]
+    pub transports: Option<Vec<Transport>>,
     /// Refuse `plain`. Default false.
     #[serde(default)]
     pub strict: bool,
@@ -142,11 +142,6 @@ pub enum RawFailover {
     Reset,
     /// The descriptor is kept and a *quiet* stream moves; anything else is reset.
     Continue,
-}
-
-fn default_transports() -> Vec<Transport> {
-    use Transport::*;
-    vec![Shm, Rdma, Tcp, Plain]
 }
 
 impl Default for Client {
@@ -252,6 +247,17 @@ impl Client {
 }
 
 impl Cluster {
+    /// Which transports may be used, best first. All, where nothing is said; but `plain` only where nothing would be encrypted anyway:
+    /// otherwise who keeps `tcp` from working would make clients go on in clear.
+    pub fn transports(&self) -> Vec<Transport> {
+        use Transport::*;
+        match &self.transports {
+            Some(listed) => listed.clone(),
+            None if self.public_key.is_some() && self.tls != Tls::Off => vec![Shm, Rdma, Tcp],
+            None => vec![Shm, Rdma, Tcp, Plain],
+        }
+    }
+
     /// What differs for a server name.
     pub fn server(&self, name: &str) -> Option<&Server> {
         let mut servers = self.servers.iter();
@@ -275,7 +281,8 @@ impl Cluster {
         if let Some(Err(why)) = self.public_key.as_deref().map(PublicKey::from_hex) {
             return Err(format!("public_key: {why}"));
         }
-        if self.transports.is_empty() {
+        let transports = self.transports();
+        if transports.is_empty() {
             return Err(
                 "transports is empty: name those that may be used, or remove the key for all of them"
                     .into(),
@@ -288,13 +295,16 @@ impl Cluster {
                         .into(),
                 );
             }
-            if !(self.transports.iter()).any(|t| matches!(t, Transport::Shm | Transport::Tcp)) {
+            if !transports
+                .iter()
+                .any(|t| matches!(t, Transport::Shm | Transport::Tcp))
+            {
                 return Err(
                     "tls = \"require\" uses shm and tcp only, and transports allows neither: add tcp, or remove tls".into(),
                 );
             }
         }
-        let plain_only = self.transports.iter().all(|t| *t == Transport::Plain);
+        let plain_only = transports.iter().all(|t| *t == Transport::Plain);
         if self.strict && plain_only {
             return Err(
                 "strict = true refuses plain, and transports allows nothing else: add one, or remove strict"

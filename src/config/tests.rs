@@ -121,6 +121,23 @@ fn defaults_and_plain_examples_are_good() {
 }
 
 #[test]
+fn what_is_encrypted_falls_back_to_plain_only_where_that_is_said() {
+    let pinned = format!("public_key = \"{}\"", "11".repeat(32));
+    let allows_plain = |more: &str| {
+        let client: Client = toml::from_str(&cluster(more)).expect("the form is right");
+        client.clusters["lab"]
+            .transports()
+            .contains(&Transport::Plain)
+    };
+    assert!(allows_plain(""));
+    assert!(!allows_plain(&pinned));
+    assert!(allows_plain(&format!("{pinned}\ntls = \"off\"")));
+    assert!(allows_plain(&format!(
+        "{pinned}\ntransports = [\"tcp\", \"plain\"]"
+    )));
+}
+
+#[test]
 fn the_file_is_looked_for_where_the_environment_says() {
     let places = |xdg: Option<&str>, home: Option<&str>| {
         let found = usual_places(|name| match name {

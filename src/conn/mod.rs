@@ -235,7 +235,7 @@ impl Asked {
             .as_deref()
             .map(PublicKey::from_hex)
             .transpose()?;
-        let wanted = cluster.transports.clone();
+        let wanted = cluster.transports();
         let allowed =
             |t: &Transport| options.transports.is_empty() || options.transports.contains(t);
         let transports = wanted.iter().copied().filter(allowed).collect();

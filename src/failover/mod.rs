@@ -266,7 +266,7 @@ impl Policy {
             .saturating_mul(u64::from(client.probes_lost) + 1);
         Self {
             deadline: client.deadline(),
-            transports: cluster.transports.clone(),
+            transports: cluster.transports(),
             strict: cluster.strict,
             attempt: Duration::from_secs(3),
             unknown_grace: Duration::from_millis(500),

@@ -99,7 +99,7 @@ fn cluster(nodes: &[SocketAddr]) -> Cluster {
         nodes: nodes.iter().map(ToString::to_string).collect(),
         public_key: None,
         tls: Default::default(),
-        transports: vec![Transport::Tcp, Transport::Plain],
+        transports: Some(vec![Transport::Tcp, Transport::Plain]),
         strict: false,
         raw_failover: RawFailover::Reset,
         session: Default::default(),
