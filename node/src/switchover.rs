@@ -88,7 +88,7 @@ pub struct Switchover {
     phase: Phase,
     /// When the phase began.
     since: Duration,
-    /// When draining began.
+    /// When draining began; until then, when the question whether the other SQL server is ready was asked.
     began: Duration,
     status: SwitchoverStatus,
 }
@@ -140,9 +140,9 @@ impl Switchover {
         self.phase == Phase::Holding
     }
 
-    /// The hook `ready` has ended.
-    pub fn ready(&mut self, now: Duration, result: Result<(), String>) -> Step {
-        if self.phase != Phase::Checking {
+    /// The hook `ready` that was started at `asked` has ended; one that an earlier switchover left behind says nothing.
+    pub fn ready(&mut self, now: Duration, asked: Duration, result: Result<(), String>) -> Step {
+        if self.phase != Phase::Checking || asked != self.began {
             return Step::Wait;
         }
         match result {

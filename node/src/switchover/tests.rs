@@ -24,7 +24,10 @@ impl Story {
             sessions: Sessions::new(),
         };
         assert_eq!(story.pass(10), Step::Wait);
-        assert_eq!(story.it.ready(story.at, Ok(())), Step::Order(Order::Tell));
+        assert_eq!(
+            story.it.ready(story.at, at, Ok(())),
+            Step::Order(Order::Tell)
+        );
         story
     }
 
@@ -157,7 +160,11 @@ fn a_dry_run_asks_and_changes_nothing() {
 #[test]
 fn nothing_is_done_where_the_other_side_is_not_fit() {
     let mut it = Switchover::new(MS, "sales", ("node-a", "node-b"), MS, false);
-    assert_eq!(it.ready(MS, Err("it lags".into())), Step::Over);
+    // The word of a hook that an earlier one has left.
+    for late in [Ok(()), Err("it is late".into())] {
+        assert_eq!(it.ready(MS, Duration::ZERO, late), Step::Wait);
+    }
+    assert_eq!(it.ready(MS, MS, Err("it lags".into())), Step::Over);
     assert!(it.status().error.unwrap().contains("it lags"));
     for (own, peer) in [
         ("active", "down"),
