@@ -82,6 +82,27 @@ fn a_held_descriptor_is_not_writable_and_is_again() {
     }
 }
 
+/// Held, they may go on once more: another session was waited for in vain.
+#[test]
+fn a_held_request_goes_on_when_the_node_only_asks_again() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = servers(189 + n as u8);
+        let fd = log_in(&bed, transport);
+        movable(fd);
+        for _ in 0..3 {
+            hold(&bed, fd);
+            std::thread::scope(|scope| {
+                let sender = scope.spawn(|| run(fd, "select held"));
+                std::thread::sleep(Duration::from_millis(20));
+                assert!(!sender.is_finished());
+                bed.a.order(Order::Tell);
+                sender.join().unwrap();
+            });
+        }
+        conn::close(fd).unwrap();
+    }
+}
+
 #[test]
 fn a_node_that_dies_while_it_holds_lets_nobody_wait() {
     for (n, transport) in transports().into_iter().enumerate() {
