@@ -2,6 +2,7 @@
 
 use super::questions::{log_in, movable, servers};
 use super::*;
+use crate::processes::{assert_ends_well, in_child};
 use crate::sql::answer;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use vianet::conn::Phase;
@@ -100,6 +101,40 @@ fn a_held_request_goes_on_when_the_node_only_asks_again() {
             });
         }
         conn::close(fd).unwrap();
+    }
+}
+
+/// The process that would have let it go on ends, and leaves it to another one.
+#[test]
+fn a_child_does_not_wait_for_a_parent_that_is_gone() {
+    let shared = transports().into_iter().filter(|t| *t != Transport::Rdma);
+    for (n, transport) in shared.enumerate() {
+        let bed = servers(192 + n as u8);
+        let parent = in_child(|| {
+            let fd = log_in(&bed, transport);
+            wait_for("the session to be held", || {
+                conn::find(fd).unwrap().info().phase == Phase::Suspended
+            });
+            let parent = std::process::id();
+            in_child(|| {
+                // SAFETY: it must not stay if it hangs; plain system calls.
+                unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
+                // SAFETY: as above, of a process that is our parent or was.
+                wait_for("the parent to be gone", || unsafe {
+                    libc::kill(parent as i32, 0) != 0
+                });
+                run(fd, "select orphan");
+                true
+            });
+            true
+        });
+        wait_for("the channel", || bed.a.channels() > 0);
+        bed.a.order(Order::Hold);
+        assert_ends_well(parent);
+        bed.a.order(Order::None);
+        wait_for("the child's request", || {
+            *bed.a.sql().ran() == ["select orphan"]
+        });
     }
 }
 
