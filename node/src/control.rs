@@ -157,7 +157,7 @@ pub struct SwitchoverStatus {
     pub error: Option<String>,
     /// Milliseconds for which busy sessions were waited for while all went on.
     pub drain_ms: u64,
-    /// Milliseconds from when requests began to wait to the end of this node's role.
+    /// Milliseconds from when requests began to wait, for the last time, to the end of this node's role.
     pub hold_ms: u64,
     /// Milliseconds until this node's SQL server was demoted.
     pub demote_ms: u64,

@@ -470,10 +470,15 @@ impl Daemon {
                     result,
                 } => self.units[server].checked(now, check, result),
                 // All of them are looked at together.
-                Message::Standing { .. } => continue,
-                Message::Ready { server, result } => {
-                    self.units[server].ready(now, result, &self.relay);
+                Message::Standing { server } => {
+                    self.units[server].served.look_at_standings();
+                    continue;
                 }
+                Message::Ready {
+                    server,
+                    asked,
+                    result,
+                } => self.units[server].ready(now, asked, result, &self.relay),
                 Message::CheckHealth { server } => self.units[server].want_check(),
                 Message::Control { request, reply } => {
                     let answer = self.control(now, request);

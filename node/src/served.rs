@@ -22,6 +22,8 @@ pub struct Served {
     order: AtomicU8,
     /// Connects are to come again.
     closed: AtomicBool,
+    /// The main loop has been told of words that it has not looked at yet.
+    standings_told: AtomicBool,
     active: AtomicU64,
     serve_until: AtomicU64,
     health: Mutex<Health>,
@@ -60,6 +62,7 @@ impl Served {
             recognised: AtomicBool::new(false),
             order: AtomicU8::new(0),
             closed: AtomicBool::new(false),
+            standings_told: AtomicBool::new(false),
             active: AtomicU64::new(0),
             serve_until: AtomicU64::new(0),
             health: Mutex::default(),
@@ -113,6 +116,17 @@ impl Served {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// A client has said something new of itself: whether the main loop has to be told. Once until it has looked, and only
+    /// while it wants to know: a client may say what it likes as often as it likes.
+    pub fn tells_standings(&self) -> bool {
+        self.order() != Order::None as u8 && !self.standings_told.swap(true, Ordering::AcqRel)
+    }
+
+    /// The main loop is about to look at all of them.
+    pub fn look_at_standings(&self) {
+        self.standings_told.store(false, Ordering::Release);
+    }
+
     /// The last check that ended.
     pub fn health(&self) -> Health {
         *self.health.lock()
@@ -128,5 +142,22 @@ impl Served {
             };
         }
         self.checked.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_clients_do_not_pile_up() {
+        let config = "name = \"sales\"\nupstream = \"127.0.0.1:5432\"";
+        let served = Served::new(toml::from_str(config).unwrap());
+        assert!(!served.tells_standings());
+        served.set_order(Order::Tell, false);
+        assert!(served.tells_standings());
+        assert!(!served.tells_standings());
+        served.look_at_standings();
+        assert!(served.tells_standings());
     }
 }

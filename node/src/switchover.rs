@@ -4,7 +4,8 @@
 //! ```text
 //! checking    the hook `ready` says whether the other SQL server can take over
 //! draining    clients say how their sessions stand (Order::Tell), and go on; until each was between two transactions
-//! holding     the next request of each waits (Order::Hold), until all wait that can move; new connects wait too
+//! holding     the next request of each waits (Order::Hold), until all wait that can move; new connects wait too.
+//!             A transaction that lasts may wait for a request that is held: back to draining, while there is time
 //! handing-over, waiting    the role machine demotes, the peer takes over
 //! ```
 //!
@@ -88,8 +89,10 @@ pub struct Switchover {
     phase: Phase,
     /// When the phase began.
     since: Duration,
-    /// When draining began.
+    /// When draining began; until then, when the question whether the other SQL server is ready was asked.
     began: Duration,
+    /// What clients had said, by channel, when a hold was given up: it is outdated.
+    outdated: BTreeMap<u64, u8>,
     status: SwitchoverStatus,
 }
 
@@ -110,6 +113,7 @@ impl Switchover {
             phase: Phase::Checking,
             since: now,
             began: now,
+            outdated: BTreeMap::new(),
             status: SwitchoverStatus {
                 server: server.into(),
                 from: from.into(),
@@ -140,9 +144,9 @@ impl Switchover {
         self.phase == Phase::Holding
     }
 
-    /// The hook `ready` has ended.
-    pub fn ready(&mut self, now: Duration, result: Result<(), String>) -> Step {
-        if self.phase != Phase::Checking {
+    /// The hook `ready` that was started at `asked` has ended; one that an earlier switchover left behind says nothing.
+    pub fn ready(&mut self, now: Duration, asked: Duration, result: Result<(), String>) -> Step {
+        if self.phase != Phase::Checking || asked != self.began {
             return Step::Wait;
         }
         match result {
@@ -183,7 +187,7 @@ impl Switchover {
     fn enter(&mut self, now: Duration, phase: Phase) {
         let took = now.saturating_sub(self.since).as_millis() as u64;
         match self.phase {
-            Phase::Draining => self.status.drain_ms = took,
+            Phase::Draining => self.status.drain_ms += took,
             Phase::Holding => self.status.hold_ms = took,
             Phase::HandingOver => self.status.demote_ms = took,
             Phase::Waiting => self.status.takeover_ms = took,
@@ -217,7 +221,13 @@ impl Switchover {
 
     fn drained(&mut self, now: Duration, sessions: &Sessions) -> Step {
         let silent = self.is_silent(now);
-        let busy = |it: &SessionStatus| said(it).map_or(!silent, |it| !it.rested);
+        let busy = |it: &SessionStatus| match said(it) {
+            // (What can never move says the same again.)
+            Some(it) if it.why.is_some_and(|why| !why.passes()) => !it.rested,
+            Some(it) if !it.rested => true,
+            Some(_) => !silent && self.outdated.get(&it.channel) == Some(&it.standing),
+            None => !silent,
+        };
         let most = self.drain.saturating_sub(HOLD.min(self.drain / 2));
         if now < self.began + most && sessions.values().any(busy) {
             return Step::Wait;
@@ -237,8 +247,16 @@ impl Switchover {
             }),
             None => !silent,
         };
-        if now < self.began + self.drain && sessions.values().any(waited_for) {
-            return Step::Wait;
+        let end = self.began + self.drain;
+        if now < end && sessions.values().any(waited_for) {
+            let time = end.saturating_sub(self.since);
+            if time <= 2 * HOLD || now < self.since + time / 2 {
+                return Step::Wait;
+            }
+            let word = |it: &SessionStatus| (it.channel, it.standing);
+            self.outdated = sessions.values().map(word).collect();
+            self.enter(now, Phase::Draining);
+            return Step::Order(Order::Tell);
         }
         self.note(sessions);
         self.enter(now, Phase::HandingOver);

@@ -178,6 +178,20 @@ impl Conn {
         }
     }
 
+    /// Makes this process the owner of a suspended connection whose owner is gone: nobody else would let the calls go on. (One
+    /// that lives is at it, and is not to be disturbed.)
+    #[cold]
+    fn own_orphan(&self) {
+        let owner = self.control.owner.load(Ordering::Relaxed);
+        let pid = i32::try_from(owner)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        let gone = |pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH);
+        if owner != fork::process_token() && pid.is_some_and(gone) {
+            self.own();
+        }
+    }
+
     /// Wakes every thread that waits inside a call, so that it looks at its state again.
     pub fn kick(&self) {
         let channel = self.slow.try_lock().and_then(|slow| slow.channel.clone());

@@ -15,6 +15,7 @@ use vianet::resolve::{Answer, Endpoint, Role};
 use vianet::via::channel::{Channel, Received, Wait};
 use vianet::via::rdma::Rdma;
 use vianet::via::shm::Shm;
+use vianet::via::switchover::Order;
 use vianet::via::tcp::TcpProvider;
 use vianet::via::{
     Accept, Broken, EndReason, Incoming, ListenConfig, Listener, Provider, RejectReason, Tls,
@@ -202,6 +203,13 @@ impl Node {
             .expect("a channel")
             .send(&[IoSlice::new(bytes)], wait);
         assert_eq!(sent.unwrap(), bytes.len());
+    }
+
+    /// Gives an order over every channel.
+    pub fn order(&self, order: Order) {
+        for channel in &*self.shared.channels.lock().unwrap() {
+            channel.wire.say(channel, order as u8);
+        }
     }
 
     /// Answers on UDP no more, or again.

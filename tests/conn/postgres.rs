@@ -10,6 +10,8 @@ mod promise;
 mod questions;
 #[path = "postgres/shared.rs"]
 mod shared;
+#[path = "postgres/switchover.rs"]
+mod switchover;
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = (body.len() as u32 + 4).to_be_bytes();

@@ -36,6 +36,8 @@ pub enum Message {
     Ready {
         /// Which server name.
         server: usize,
+        /// When it was started.
+        asked: Duration,
         /// What it says against a switchover.
         result: Result<(), String>,
     },

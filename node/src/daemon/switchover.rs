@@ -88,7 +88,7 @@ impl Daemon {
             mail: self.mailbox.sender(),
         };
         let (seen, _) = unit.machine.generations();
-        context.run_ready(&unit.served.config, seen);
+        context.run_ready(&unit.served.config, seen, now.at);
         Reply::Switchover(status)
     }
 
@@ -109,13 +109,15 @@ impl Daemon {
 
 impl Unit {
     /// The hook has ended.
-    pub(super) fn ready(&mut self, now: Now, result: Result<(), String>, relay: &Relay) {
-        // What clients said of themselves in an earlier switchover means nothing.
-        for session in self.served.sessions.lock().values_mut() {
-            session.standing = 0;
-        }
+    pub(super) fn ready(
+        &mut self,
+        now: Now,
+        asked: Duration,
+        result: Result<(), String>,
+        relay: &Relay,
+    ) {
         if let Some(switchover) = &mut self.switchover {
-            let step = switchover.ready(now.at, result);
+            let step = switchover.ready(now.at, asked, result);
             self.take_step(step, now, relay);
         }
     }

@@ -103,7 +103,7 @@ impl Context<'_> {
     }
 
     /// Asks, by the hook `ready`, whether the other node's SQL server can take over.
-    pub fn run_ready(&self, server: &Server, generation: u64) {
+    pub fn run_ready(&self, server: &Server, generation: u64, asked: Duration) {
         let env = self.env(server, generation, "switchover");
         let (index, mail, hooks) = (self.index, self.mail.clone(), server.hooks.clone());
         let work = move || {
@@ -115,12 +115,14 @@ impl Context<'_> {
             };
             mail.send(Message::Ready {
                 server: index,
+                asked,
                 result,
             });
         };
         self.spawn("ready", work, move |mail| {
             mail.send(Message::Ready {
                 server: index,
+                asked,
                 result: Err("no thread can be started".into()),
             });
         });

@@ -243,7 +243,7 @@ impl Looper {
                         server, channel, "its transport broke; it may be resumed"
                     );
                 }
-                if session.has_new_standing() {
+                if session.has_new_standing() && session.served.tells_standings() {
                     let server = session.index;
                     self.shared.mail.send(Message::Standing { server });
                 }

@@ -2,7 +2,7 @@
 //!
 //! Until the demote hook has ended the peer is told that this node is active, though it serves nobody: it takes over only if
 //! this daemon is lost, and fences then as ever. If the hook fails, or there is no peer to begin, this node takes its role
-//! back as it takes over any: by its hooks, and at a new generation.
+//! back as it takes over any: by its hooks, and at a new generation. Not from a peer that may have begun meanwhile.
 
 use super::*;
 
@@ -34,7 +34,12 @@ impl Machine {
 
     /// The demote hook of a switchover has ended.
     pub(super) fn demoted(&mut self, now: Now, ok: bool) {
-        if !ok || self.peer != Peer::Up(PeerRole::Passive) {
+        // After a gap nobody knows; a peer that has lost us may be at it. Its next word decides, or its silence.
+        let may_serve = matches!(
+            self.peer,
+            Peer::Unknown | Peer::Up(PeerRole::Active | PeerRole::TakingOver)
+        );
+        if !may_serve && (!ok || self.peer != Peer::Up(PeerRole::Passive)) {
             // As at a start: a peer that says that it is passive needs no fence.
             let fence = self.peer != Peer::Up(PeerRole::Passive);
             return self.take_over(now, Cause::HandoverFailed, fence);

@@ -121,6 +121,42 @@ fn a_peer_that_took_over_meanwhile_keeps_it() {
 }
 
 #[test]
+fn a_peer_that_may_serve_is_not_fenced() {
+    // This process stood still while the hook ran, and the hook's end is heard of before any word of the peer, which has
+    // been active since.
+    for ok in [true, false] {
+        let (mut n, generation) = pair();
+        n.on(Event::HandOver);
+        n.at += 5_000 * MS;
+        n.on(Event::Gap);
+        assert_eq!(runs(&n.done(Hook::Demote, ok)), []);
+        assert_eq!(n.m.role_name(), "passive");
+        n.peer(PeerRole::Active, generation + 5);
+        n.pass(60_000);
+        assert_eq!(n.m.role_name(), "passive");
+    }
+    // The peer has lost us, and is at it.
+    for ok in [true, false] {
+        let (mut n, generation) = pair();
+        n.on(Event::HandOver);
+        n.peer(PeerRole::TakingOver, generation);
+        assert_eq!(runs(&n.done(Hook::Demote, ok)), []);
+        assert_eq!(n.m.role_name(), "passive");
+        // It comes to nothing.
+        let actions = n.peer(PeerRole::Passive, generation);
+        assert_eq!(roles(&actions), [("taking-over", "peer-resigned")]);
+    }
+    // Nobody answers after a gap.
+    let (mut n, _) = pair();
+    n.on(Event::HandOver);
+    n.on(Event::Gap);
+    n.done(Hook::Demote, false);
+    n.on(Event::PeerLost);
+    n.pass(6_000);
+    assert_eq!(n.m.role_name(), "taking-over");
+}
+
+#[test]
 fn nothing_is_handed_to_who_cannot_take_it() {
     for role in [PeerRole::Starting, PeerRole::TakingOver] {
         let mut n = Node::active(rules());

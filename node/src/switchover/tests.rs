@@ -24,7 +24,10 @@ impl Story {
             sessions: Sessions::new(),
         };
         assert_eq!(story.pass(10), Step::Wait);
-        assert_eq!(story.it.ready(story.at, Ok(())), Step::Order(Order::Tell));
+        assert_eq!(
+            story.it.ready(story.at, at, Ok(())),
+            Step::Order(Order::Tell)
+        );
         story
     }
 
@@ -99,6 +102,33 @@ fn a_long_transaction_is_waited_for_while_the_others_go_on() {
 }
 
 #[test]
+fn a_transaction_that_may_wait_for_one_that_is_held_gets_another_chance() {
+    let mut s = Story::new(false);
+    // One program has both, and asks the second before it ends the transaction of the first.
+    s.says(1, TRANSACTION, false, true);
+    s.says(2, None, false, true);
+    s.says(3, TEMPORARY, false, true);
+    assert_eq!(s.pass(10), Step::Order(Order::Hold));
+    s.says(2, None, true, true);
+    assert_eq!(s.pass(4900), Step::Wait);
+    assert_eq!(s.pass(100), Step::Order(Order::Tell));
+    assert!(!s.it.closes());
+    // What was said before counts no more, but not for ever.
+    assert_eq!(s.pass(10), Step::Wait);
+    s.says(2, None, false, true);
+    assert_eq!(s.pass(10), Step::Wait);
+    s.says(1, TRANSACTION, false, false);
+    assert_eq!(s.pass(1500), Step::Wait);
+    s.says(1, None, false, true);
+    assert_eq!(s.pass(10), Step::Order(Order::Hold));
+    s.says(1, None, true, true);
+    s.says(2, None, true, true);
+    assert_eq!(s.pass(10), Step::HandOver);
+    let status = s.it.status();
+    assert_eq!((status.drain_ms, status.hold_ms), (1540, 10));
+}
+
+#[test]
 fn what_does_not_come_to_rest_ends_after_the_drain_time() {
     let mut s = Story::new(false);
     s.says(1, TRANSACTION, false, false);
@@ -157,7 +187,11 @@ fn a_dry_run_asks_and_changes_nothing() {
 #[test]
 fn nothing_is_done_where_the_other_side_is_not_fit() {
     let mut it = Switchover::new(MS, "sales", ("node-a", "node-b"), MS, false);
-    assert_eq!(it.ready(MS, Err("it lags".into())), Step::Over);
+    // The word of a hook that an earlier one has left.
+    for late in [Ok(()), Err("it is late".into())] {
+        assert_eq!(it.ready(MS, Duration::ZERO, late), Step::Wait);
+    }
+    assert_eq!(it.ready(MS, MS, Err("it lags".into())), Step::Over);
     assert!(it.status().error.unwrap().contains("it lags"));
     for (own, peer) in [
         ("active", "down"),

@@ -355,6 +355,7 @@ impl Conn {
         match phase {
             Phase::Connecting => Ok(Step::While(phase)),
             Phase::Suspended => {
+                self.own_orphan();
                 if direction == Direction::Send {
                     self.is_wanted();
                 }

@@ -50,7 +50,15 @@ impl Driver {
         };
         let order = Order::from_wire(channel.wire.told());
         self.switchover.due = None;
-        if self.back_owed || (order == Order::None && gate == Gate::Open) {
+        if self.back_owed {
+            return;
+        }
+        let closed = matches!(gate, Gate::Closed | Gate::Held);
+        if !closed && self.conn.control.phase() == Phase::Suspended {
+            // By a sender that found the gate closed, and was slower than who opened it.
+            return self.let_go(todo, gate);
+        }
+        if order == Order::None && gate == Gate::Open {
             return;
         }
         match order {
