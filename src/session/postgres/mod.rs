@@ -449,9 +449,13 @@ impl Observer {
                 };
                 let end = self.queue.ready().ok_or(Reason::NotUnderstood)?;
                 self.transaction = Some(status);
+                let rest = self.queue.is_empty() && !self.front.in_message();
+                if login && !rest {
+                    // Nothing was kept before.
+                    self.since.miss();
+                }
                 if !login {
                     self.since.heard = true;
-                    let rest = self.queue.is_empty() && !self.front.in_message();
                     let inside = status != Transaction::Idle;
                     self.since.settle(end, inside, rest);
                 }
