@@ -109,6 +109,10 @@ impl Since {
             self.kept.clear();
             self.too_much = false;
             self.from = end;
+            if !inside {
+                // It is at rest again.
+                self.unnamed = None;
+            }
             if self.kept.capacity() > SMALL {
                 self.kept = Vec::new();
             }

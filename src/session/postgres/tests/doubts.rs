@@ -240,3 +240,26 @@ fn an_error_that_was_told_is_not_told_again() {
     assert_eq!(heard.said, message(b'Z', b"E"));
     assert!(heard.done);
 }
+
+#[test]
+fn at_rest_the_unnamed_statement_is_the_last_one() {
+    let unnamed = |observer: &Observer| {
+        assert_eq!(onward(observer, "")[0], Ok(Onward::Same(Vec::new())));
+        let record = observer.record_at_rest(true);
+        record.unnamed.as_deref().map(|body| body.to_vec())
+    };
+    let mut observer = session();
+    for text in ["select 1", "select 2"] {
+        observer.sent(&[parse("", text), sync()].concat());
+        answer(&mut observer, "1Z");
+        assert_eq!(unnamed(&observer).unwrap(), parse("", text)[5..], "{text}");
+    }
+    let long = "x".repeat(10_000);
+    observer.sent(&[parse("", &long), sync()].concat());
+    answer(&mut observer, "1Z");
+    assert_eq!(observer.obstacle_at_rest(), Some(Reason::TooLarge));
+    observer.sent(&simple("select 3"));
+    done(&mut observer, "SELECT 1", b'I');
+    assert_eq!(observer.obstacle_at_rest(), None);
+    assert_eq!(unnamed(&observer), None);
+}
