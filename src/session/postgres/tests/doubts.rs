@@ -106,8 +106,9 @@ fn what_was_prepared_before_and_lasts_is_not_undone() {
             answer(&mut observer, "2D");
             done(&mut observer, "SELECT 1", b'T');
             if another {
-                observer.sent(&[parse("", "select 2"), sync()].concat());
-                answer(&mut observer, "1z");
+                // And is forgotten.
+                observer.sent(&[run("b"), sync()].concat());
+                answer(&mut observer, "E!");
             }
             let state = "prepared|b|begin|protocol|{}";
             assert_eq!(onward(&observer, state)[0], is, "{text} {another}");
