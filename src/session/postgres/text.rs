@@ -14,7 +14,7 @@ pub(super) enum Effect {
     MayCommit,
 }
 
-/// Where the application is behind a statement, whatever became of that.
+/// Where the application takes itself to be behind a text, whatever became of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     /// Where it was.
@@ -100,7 +100,17 @@ pub(super) fn effect(text: &[u8]) -> Effect {
 /// See [`After`].
 pub(super) fn after(text: &[u8]) -> After {
     let begins = |word| ["begin", "start", "chain"].iter().any(|it| is(word, it));
-    if is_only(text, &["commit", "end", "rollback", "abort"]) {
+    // Its last statement, unless that is in a comment.
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    let is_one = |text: &&[u8]| !text.iter().all(|byte| is_space(*byte));
+    let last = text.split(|byte| *byte == b';').rfind(is_one);
+    let comments = text.windows(2).any(|two| two == b"--");
+    if !comments
+        && is_only(
+            last.unwrap_or_default(),
+            &["commit", "end", "rollback", "abort"],
+        )
+    {
         return After::Outside;
     }
     match effect(text) {

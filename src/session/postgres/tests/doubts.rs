@@ -167,6 +167,10 @@ fn who_may_still_be_in_a_block_is_not_told_that_there_is_none() {
         // And this begins another.
         ([simple("commit"), simple("begin")].concat(), false),
         (simple("commit; begin"), false),
+        (simple("insert into t; commit;"), true),
+        (simple("select 1 -- ; commit"), false),
+        (simple("select 1; commit; select 2"), false),
+        (simple("do $$begin insert into t; commit; end$$"), false),
     ] {
         let mut observer = in_block();
         observer.sent(&request);
@@ -182,6 +186,8 @@ fn who_may_still_be_in_a_block_is_not_told_that_there_is_none() {
         (simple("begin"), false),
         (simple("Start Transaction"), false),
         (simple("insert into t; begin"), false),
+        (simple("begin; insert into t; commit"), true),
+        (simple("begin; insert into t -- ; commit"), false),
         ([simple("begin"), simple("insert into t")].concat(), false),
         (run("unknown"), false),
     ] {

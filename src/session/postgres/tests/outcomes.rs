@@ -151,7 +151,8 @@ impl<'a> Past<'a> {
         // Who is told that there is no block must not be in one, whatever became of the requests.
         let outside = statements.iter().try_fold(!block, |outside, text| {
             let text = text.trim_end_matches(';');
-            let ends = ["commit", "end", "rollback"].contains(&text);
+            let last = text.rsplit(';').next().unwrap().trim();
+            let ends = ["commit", "end", "rollback"].contains(&last);
             let mut signs = ["begin", "start", "chain"].iter();
             let unclear = signs.any(|it| text.contains(it)) || (text.contains(';') && !outside);
             match (ends, unclear) {
