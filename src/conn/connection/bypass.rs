@@ -1,6 +1,7 @@
 //! Programs that use the descriptor without the library (an exec'd child, a stream of the C library).
 
 use super::*;
+use crate::session::postgres::StandIn;
 
 /// Most bytes of a writer without the library that are moved at once.
 const ABSORB: usize = 4096;
@@ -44,6 +45,9 @@ impl Conn {
         let mut any = false;
         while self.control.phase() == Phase::Established {
             let room = channel.room().min(buffer.len());
+            if self.followed.stands_in() && room < StandIn::MOST_PASSED {
+                break; // it might not take them
+            }
             let n = bell.take_written(&mut buffer[..room]);
             if n == 0 {
                 break;

@@ -39,6 +39,8 @@ impl Conn {
             state.received = channel.consumed();
             // SAFETY: the receive direction's lock is held.
             let rx = unsafe { &mut *self.rx.get() };
+            // What was answered here came before.
+            rx.left.append(&mut state.said);
             rx.left.extend_from_slice(&theirs);
             self.ring_for(rx);
             plan

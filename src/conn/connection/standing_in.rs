@@ -6,8 +6,9 @@
 
 use super::session::State;
 use super::*;
-use crate::session::postgres::StandIn;
+use crate::session::postgres::{StandIn, Standing};
 use crate::via::channel::Wait;
+use crate::via::{Broken, EndReason};
 
 impl Followed {
     /// From now on this answers, if anything does.
@@ -16,9 +17,9 @@ impl Followed {
         state.stand_in = stand_in;
     }
 
-    /// Whether what is sent is answered here.
+    /// Whether what is sent is answered here, or an answer has to be heard before it is sent.
     pub(super) fn stands_in(&self) -> bool {
-        self.stands_in.load(Ordering::Acquire)
+        self.stands_in.load(Ordering::Acquire) || self.owes()
     }
 
     /// Whether an answer has to be put where it is received.
@@ -35,10 +36,17 @@ impl Conn {
         };
         let state = &mut *guard;
         let Some(stand_in) = &mut state.stand_in else {
+            drop(guard);
             self.followed.stands_in.store(false, Ordering::Release);
+            // What the server says to what comes next must not be heard first.
+            self.hand_over_answers();
             return 0;
         };
         // No word of ours in the middle of a message; and what passes on must go whole.
+        if state.observer.standing() == Standing::Blind {
+            self.reset(channel);
+            return 0;
+        }
         if !state.observer.at_boundary() || channel.room() < StandIn::MOST_PASSED {
             return 0;
         }
@@ -60,7 +68,11 @@ impl Conn {
             }
         }
         let owes = !state.said.is_empty();
+        let blind = state.observer.standing() == Standing::Blind;
         drop(guard);
+        if blind {
+            self.reset(channel);
+        }
         if owes {
             self.followed.owes.store(true, Ordering::Release);
             // A receiver that is inside takes it; who only waits for the descriptor is woken by the I/O thread.
@@ -68,6 +80,12 @@ impl Conn {
             crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
         }
         taken
+    }
+
+    /// Nobody can say what a server would have made of what was sent, and the one that is there has not seen it all.
+    fn reset(&self, channel: &Channel) {
+        channel.fail(Broken::Ended(EndReason::Reset));
+        crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
     }
 
     /// Puts what was answered here where it is received. For the holder of the receive direction's lock.

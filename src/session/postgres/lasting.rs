@@ -37,7 +37,7 @@ pub(super) const QUESTION: &[u8] = b"SELECT EXISTS (\
 const NAMES: &str = "advisory(?!_xact)|_to_xml|ts_stat|ts_rewrite|replication|backup";
 const WORDS: &str = "\\m(prepare|deallocate|execute|load|discard)\\M|dblink|u&\"";
 /// What a COMMIT would keep besides.
-const SETS: &str = "(;|\\$|\\m(begin|then|else|loop)\\M)\\s*(re)?set\\M|set_config";
+const SETS: &str = "\\m(temp|temporary)\\M|pg_temp[.]|(;|\\$|\\m(begin|then|else|loop)\\M)\\s*(re)?set\\M|set_config";
 
 /// The parameters of the question; `commits`: also what only a rollback would undo.
 pub(super) fn parameters(policy: &Policy, commits: bool) -> [String; 3] {

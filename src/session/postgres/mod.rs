@@ -376,6 +376,15 @@ impl Observer {
         }
     }
 
+    /// What the server says may make the unnamed statement be forgotten.
+    fn keep_unnamed(&mut self) {
+        if !self.begins() {
+            let record = &self.record;
+            let was = || (record.unnamed.clone(), record.lacks_unnamed);
+            self.since.unnamed.get_or_insert_with(was);
+        }
+    }
+
     fn note(&mut self, kind: u8) {
         let (body, whole) = self.back.told();
         self.record.told(kind, body, whole);
@@ -428,12 +437,14 @@ impl Observer {
             b'S' => {
                 // In a transaction it goes with that.
                 self.since.heard |= self.transaction == Some(Transaction::Idle);
+                self.keep_unnamed();
                 self.note(kind);
             }
             b'N' | b'A' => {}
             b'E' if self.back.is_fatal() => (self.over, self.told) = (true, true),
             b'E' if login => return Err(Reason::NotUnderstood),
             b'E' => {
+                self.keep_unnamed();
                 self.record.failed();
                 (self.since.heard, self.since.failed) = (true, true);
                 self.queue.error().ok_or(Reason::NotUnderstood)?;
@@ -449,9 +460,13 @@ impl Observer {
                 };
                 let end = self.queue.ready().ok_or(Reason::NotUnderstood)?;
                 self.transaction = Some(status);
+                let rest = self.queue.is_empty() && !self.front.in_message();
+                if login && !rest {
+                    // Nothing was kept before.
+                    self.since.miss();
+                }
                 if !login {
                     self.since.heard = true;
-                    let rest = self.queue.is_empty() && !self.front.in_message();
                     let inside = status != Transaction::Idle;
                     self.since.settle(end, inside, rest);
                 }

@@ -1,8 +1,8 @@
 //! As what the session would go on on another server, if its own were lost now; and whether what is in flight may commit.
 
-use super::message::{Messages, total};
+use super::message::Messages;
 use super::snapshot::Kind;
-use super::text::{self, Effect};
+use super::text::{self, After, Effect};
 use super::{Observer, Reason, Snapshot, StandIn, Standing, Transaction, since};
 
 /// See the module's text.
@@ -38,16 +38,16 @@ impl Observer {
             Reason::InFlight if !outside && !self.may_commit(state) => {
                 self.rolled_back(state, Onward::Aborted)
             }
-            Reason::InFlight if tell_unknown && outside => {
-                match self.since.committed || self.since.lasting || self.leaves_rest() {
-                    false => Ok(Onward::Unknown),
-                    true => Err(reason),
-                }
-            }
+            Reason::InFlight if !tell_unknown || self.leaves_rest() => Err(reason),
+            // It goes on without a block: not who may be in one, whose rest would run alone.
+            Reason::InFlight if !self.ends_outside(state, kept) => Err(reason),
+            Reason::InFlight if outside => match self.since.committed || self.since.lasting {
+                false => Ok(Onward::Unknown),
+                true => Err(reason),
+            },
             // What it has set is kept if it was committed.
-            Reason::InFlight if tell_unknown && !self.since.settings && !self.leaves_rest() => {
-                self.rolled_back(state, Onward::Unknown)
-            }
+            Reason::InFlight if self.may_have_set(state, kept) => Err(reason),
+            Reason::InFlight => self.rolled_back(state, Onward::Unknown),
             _ => Err(reason),
         }
     }
@@ -57,13 +57,34 @@ impl Observer {
         if !self.since.in_block() {
             return Err(Reason::Transaction);
         }
-        let prepared = state.into_iter().flat_map(|state| state.of(Kind::Prepared));
-        let mut texts = prepared.filter_map(|row| row.value.as_deref());
         let kept = self.since.kept().unwrap_or_default();
-        match self.since.lasting || since::lasts(kept) || texts.any(text::prepared_lasts) {
+        let mut prepared = prepared(state);
+        let lasts = self.since.lasting
+            || since::lasts(kept)
+            || prepared.any(|(text, by_sql)| match by_sql {
+                true => text::prepared_lasts(text),
+                false => text::lasts(text),
+            })
+            || self.unnamed_at_rest().is_some_and(text::lasts);
+        match lasts {
             true => Err(Reason::Lasting),
             false => Ok(onward),
         }
+    }
+
+    /// What may be run without its text being sent since it was last at rest, besides what has a name.
+    fn unnamed_at_rest(&self) -> Option<&[u8]> {
+        let now = &self.record.unnamed;
+        let then = self.since.unnamed.as_ref();
+        text_of(then.map_or(now, |(then, _)| then).as_deref()?)
+    }
+
+    /// It may have set what a COMMIT keeps.
+    fn may_have_set(&self, state: Option<&Snapshot>, kept: &[u8]) -> bool {
+        self.since.settings
+            || since::sets(kept)
+            || prepared(state).any(|(text, _)| text::sets(text))
+            || self.unnamed_at_rest().is_some_and(text::sets)
     }
 
     /// A request is in flight, and it may commit.
@@ -71,13 +92,41 @@ impl Observer {
         let Some(kept) = self.since.kept() else {
             return true;
         };
-        let texts = Texts {
-            observer: self,
+        self.texts(state, kept).may_commit(kept)
+    }
+
+    /// Whatever becomes of the requests in flight, the application is not in a block behind them.
+    fn ends_outside(&self, state: Option<&Snapshot>, kept: &[u8]) -> bool {
+        let mut inside = self.transaction != Some(Transaction::Idle);
+        for run in self.texts(state, kept).runs(kept) {
+            match run {
+                Run::Function => {}
+                Run::Text(text) => match text::after(text) {
+                    After::Stays => {}
+                    After::Outside => inside = false,
+                    After::NotInside if !inside => {}
+                    After::Executes if executes(state, |it| text::after(it) == After::Stays) => {}
+                    After::NotInside | After::Executes | After::Unknown => return false,
+                },
+                Run::Unknown => return false,
+            }
+        }
+        !inside
+    }
+
+    fn texts<'a>(&'a self, state: Option<&'a Snapshot>, kept: &'a [u8]) -> Texts<'a> {
+        // Which one was bound before is not known any more.
+        let parses = |(kind, body): (u8, &[u8])| kind == b'P' && body.first() == Some(&0);
+        let unnamed = match Messages(kept).any(parses) {
+            false => self.record.unnamed.as_deref().and_then(text_of),
+            true => None,
+        };
+        Texts {
             state,
+            unnamed,
             statements: Vec::new(),
             portals: Vec::new(),
-        };
-        texts.may_commit(kept)
+        }
     }
 
     /// What is sent behind the requests in flight is not one of them.
@@ -130,68 +179,100 @@ impl Observer {
     }
 }
 
+/// What is run.
+#[derive(Clone, Copy)]
+enum Run<'a> {
+    Text(&'a [u8]),
+    Function,
+    Unknown,
+}
+
 /// Which statements are run.
 struct Texts<'a> {
-    observer: &'a Observer,
     state: Option<&'a Snapshot>,
+    /// The unnamed statement, before anything.
+    unnamed: Option<&'a [u8]>,
     statements: Vec<(&'a [u8], &'a [u8])>,
-    portals: Vec<(&'a [u8], Effect)>,
+    portals: Vec<(&'a [u8], Run<'a>)>,
 }
 
 impl<'a> Texts<'a> {
-    fn may_commit(mut self, mut kept: &'a [u8]) -> bool {
+    fn may_commit(self, kept: &'a [u8]) -> bool {
+        let state = self.state;
         let mut outside = false;
-        while let Some((message, rest)) = total(kept).and_then(|n| kept.split_at_checked(n)) {
-            kept = rest;
-            let (kind, body) = (message[0], &message[5..]);
-            let effect = match kind {
-                b'Q' => text::effect(body),
-                b'E' => {
-                    let portal = word(body).0;
-                    let mut known = self.portals.iter().rev();
-                    let known = known.find(|(name, _)| *name == portal);
-                    known.map_or(Effect::MayCommit, |(_, effect)| *effect)
-                }
-                b'F' => Effect::Stays,
-                b'P' => {
-                    let (name, rest) = word(body);
-                    self.statements.push((name, word(rest).0));
-                    continue;
-                }
-                b'B' => {
-                    let (portal, rest) = word(body);
-                    let effect = self.effect_of(word(rest).0);
-                    self.portals.push((portal, effect));
-                    continue;
-                }
-                _ => continue,
+        for run in self.runs(kept) {
+            let effect = match run {
+                Run::Text(text) => text::effect(text),
+                Run::Function => Effect::Stays,
+                Run::Unknown => Effect::MayCommit,
             };
             match effect {
                 Effect::MayCommit => return true,
                 _ if outside => return true,
                 Effect::RollsBack => outside = true,
+                Effect::Executes if executes(state, |it| text::effect(it) == Effect::Stays) => {}
+                Effect::Executes => return true,
                 Effect::Stays => {}
             }
         }
         false
     }
 
+    fn runs(mut self, kept: &'a [u8]) -> impl Iterator<Item = Run<'a>> {
+        Messages(kept).filter_map(move |(kind, body)| match kind {
+            b'Q' => Some(Run::Text(body)),
+            b'F' => Some(Run::Function),
+            b'E' => {
+                let portal = word(body).0;
+                let mut known = self.portals.iter().rev();
+                let known = known.find(|(name, _)| *name == portal);
+                Some(known.map_or(Run::Unknown, |(_, run)| *run))
+            }
+            b'P' => {
+                let (name, rest) = word(body);
+                self.statements.push((name, word(rest).0));
+                None
+            }
+            b'B' => {
+                let (portal, rest) = word(body);
+                let text = self.text(word(rest).0);
+                self.portals
+                    .push((portal, text.map_or(Run::Unknown, Run::Text)));
+                None
+            }
+            _ => None,
+        })
+    }
+
     /// Of a prepared statement.
-    fn effect_of(&self, name: &[u8]) -> Effect {
+    fn text(&self, name: &[u8]) -> Option<&'a [u8]> {
         let mut sent = self.statements.iter().rev();
         if let Some((_, text)) = sent.find(|(it, _)| *it == name) {
-            return text::effect(text);
+            return Some(text);
         }
         if name.is_empty() {
-            let body = self.observer.record.unnamed.as_deref();
-            let text = body.and_then(|body| body.strip_prefix(b"\0"));
-            return text.map_or(Effect::MayCommit, |text| text::effect(word(text).0));
+            return self.unnamed;
         }
         let mut prepared = self.state.into_iter().flat_map(|s| s.of(Kind::Prepared));
         let row = prepared.find(|row| *row.name == *name && *row.source == *b"protocol");
-        let text = row.and_then(|row| row.value.as_deref());
-        text.map_or(Effect::MayCommit, text::effect)
+        row?.value.as_deref()
     }
+}
+
+/// The texts of prepared statements, and whether it is a PREPARE.
+fn prepared(state: Option<&Snapshot>) -> impl Iterator<Item = (&[u8], bool)> {
+    let rows = state.into_iter().flat_map(|state| state.of(Kind::Prepared));
+    rows.filter_map(|row| Some((row.value.as_deref()?, *row.source != *b"protocol")))
+}
+
+/// EXECUTE also runs what the protocol has prepared, a COMMIT too: whether all of that is so.
+fn executes(state: Option<&Snapshot>, so: impl Fn(&[u8]) -> bool) -> bool {
+    state.is_some() && prepared(state).all(|(text, by_sql)| by_sql || so(text))
+}
+
+/// That of a Parse without a name.
+fn text_of(body: &[u8]) -> Option<&[u8]> {
+    Some(word(body.strip_prefix(b"\0")?).0)
 }
 
 /// A text and what comes behind its end.

@@ -54,12 +54,16 @@ impl Since {
     /// These bytes are sent.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         if self.too_much || self.kept.len() + bytes.len() > MOST {
-            // What they say is not known later on.
-            (self.too_much, self.lasting) = (true, true);
-            self.kept = Vec::new();
+            self.miss();
         } else {
             self.kept.extend_from_slice(bytes);
         }
+    }
+
+    /// Not all is kept: what it says is not known later on.
+    pub(super) fn miss(&mut self) {
+        (self.too_much, self.lasting) = (true, true);
+        self.kept = Vec::new();
     }
 
     /// What was sent and is not settled; `None`: that was too much.
@@ -75,7 +79,7 @@ impl Since {
             None => self.began = Some(begins),
             Some(_) => self.committed |= begins || tag.starts_with(b"COMMIT"),
         }
-        self.settings |= tag.starts_with(b"SET") || tag.starts_with(b"RESET");
+        self.settings |= tag.starts_with(b"SET") || tag.starts_with(b"RESET") || tag == b"DO";
         self.settings |= tag.ends_with(b"LISTEN") || tag.starts_with(b"DECLARE");
     }
 
@@ -96,7 +100,7 @@ impl Since {
         if inside {
             let settled = self.kept.get(..settled).unwrap_or_default();
             self.lasting |= lasts(settled);
-            self.settings |= texts(settled).any(text::sets);
+            self.settings |= sets(settled);
         } else {
             // Outside of a block it is committed, as far as it was done.
             self.committed = true;
@@ -105,6 +109,10 @@ impl Since {
             self.kept.clear();
             self.too_much = false;
             self.from = end;
+            if !inside {
+                // It is at rest again.
+                self.unnamed = None;
+            }
             if self.kept.capacity() > SMALL {
                 self.kept = Vec::new();
             }
@@ -118,6 +126,11 @@ impl Since {
 /// Whether what these messages run may leave something that a rollback does not undo.
 pub(super) fn lasts(messages: &[u8]) -> bool {
     texts(messages).any(text::lasts) || Messages(messages).any(|(kind, _)| kind == b'F')
+}
+
+/// Whether it may set something by a function, or make something temporary.
+pub(super) fn sets(messages: &[u8]) -> bool {
+    texts(messages).any(text::sets)
 }
 
 /// The texts of statements in these messages.

@@ -99,7 +99,8 @@ impl StandIn {
     fn message(&mut self, heard: &mut Heard) {
         let part = std::mem::take(&mut self.part);
         let (kind, body) = (part[0], &part[HEAD..]);
-        let failed = std::mem::take(&mut self.failed);
+        let asks = b"SQFPBDCE".contains(&kind);
+        let failed = asks && std::mem::take(&mut self.failed);
         match kind {
             b'S' => {
                 // Where nothing was asked before it, what comes next is.

@@ -1,6 +1,7 @@
 //! The observer against messages by hand, recorded sessions, every cut of those, and noise.
 
 mod cuts;
+mod doubts;
 mod model;
 mod moves;
 pub(super) mod moving;

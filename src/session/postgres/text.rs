@@ -8,12 +8,28 @@ pub(super) enum Effect {
     Stays,
     /// It is rolled back, and what follows is outside.
     RollsBack,
+    /// That of what is executed.
+    Executes,
     /// It may be committed.
     MayCommit,
 }
 
+/// Where the application takes itself to be behind a text, whatever became of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// Where it was.
+    Stays,
+    /// Outside of a block.
+    Outside,
+    /// Outside, if it was.
+    NotInside,
+    /// Where what is executed leaves it.
+    Executes,
+    Unknown,
+}
+
 /// First words of single statements that end no block, wherever they are run.
-const STAYS: [&str; 40] = [
+const STAYS: [&str; 39] = [
     "select",
     "insert",
     "update",
@@ -53,7 +69,6 @@ const STAYS: [&str; 40] = [
     "import",
     "security",
     "reassign",
-    "execute",
 ];
 
 /// See [`Effect`].
@@ -76,20 +91,50 @@ pub(super) fn effect(text: &[u8]) -> Effect {
             false => Effect::Stays,
         },
         word if STAYS.iter().any(|it| is(word, it)) => Effect::Stays,
+        word if is(word, "execute") => Effect::Executes,
         word if is(word, "rollback") || is(word, "abort") => Effect::RollsBack,
         _ => Effect::MayCommit,
     }
 }
 
+/// See [`After`].
+pub(super) fn after(text: &[u8]) -> After {
+    let begins = |word| ["begin", "start", "chain"].iter().any(|it| is(word, it));
+    // Its last statement, unless that is in a comment.
+    let text = text.strip_suffix(b"\0").unwrap_or(text);
+    let is_one = |text: &&[u8]| !text.iter().all(|byte| is_space(*byte));
+    let last = text.split(|byte| *byte == b';').rfind(is_one);
+    let comments = text.windows(2).any(|two| two == b"--");
+    if !comments
+        && is_only(
+            last.unwrap_or_default(),
+            &["commit", "end", "rollback", "abort"],
+        )
+    {
+        return After::Outside;
+    }
+    match effect(text) {
+        _ if words(text).any(begins) => After::Unknown,
+        Effect::Executes => After::Executes,
+        Effect::Stays => After::Stays,
+        Effect::RollsBack | Effect::MayCommit => After::NotInside,
+    }
+}
+
 /// Whether it is nothing but ROLLBACK.
 pub(super) fn is_rollback(text: &[u8]) -> bool {
+    is_only(text, &["rollback", "abort"])
+}
+
+/// Whether it is nothing but one of these, with or without WORK or TRANSACTION.
+fn is_only(text: &[u8], which: &[&str]) -> bool {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();
     let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii();
     let words: Vec<_> = text.split(|byte| is_space(*byte)).collect();
     match words[..] {
-        [one] => is(one, "rollback") || is(one, "abort"),
+        [one] => which.iter().any(|it| is(one, it)),
         [one, two] => {
-            (is(one, "rollback") || is(one, "abort")) && (is(two, "work") || is(two, "transaction"))
+            which.iter().any(|it| is(one, it)) && (is(two, "work") || is(two, "transaction"))
         }
         _ => false,
     }
@@ -121,19 +166,20 @@ const PARTS: [&str; 7] = [
 pub(super) fn lasts(text: &[u8]) -> bool {
     let mut words = words(text).peekable();
     let _ = words.next_if(|first| is(first, "execute"));
-    last(words) || has_numbers(text)
+    last(words) || is_encoded(text)
 }
 
 /// The same of what a prepared statement runs.
 pub(super) fn prepared_lasts(text: &[u8]) -> bool {
     let mut words = words(text).peekable();
     let _ = words.next_if(|first| is(first, "prepare"));
-    last(words) || has_numbers(text)
+    last(words) || is_encoded(text)
 }
 
-/// An identifier that is written in numbers.
-fn has_numbers(text: &[u8]) -> bool {
-    text.windows(2).any(|two| two.eq_ignore_ascii_case(b"u&"))
+/// An identifier, or a program, that is written in numbers.
+fn is_encoded(text: &[u8]) -> bool {
+    let numbers = || text.windows(2).any(|two| two.eq_ignore_ascii_case(b"u&"));
+    numbers() || (text.contains(&b'\\') && words(text).any(|word| is(word, "do")))
 }
 
 fn last<'a>(mut words: std::iter::Peekable<impl Iterator<Item = &'a [u8]>>) -> bool {
@@ -149,9 +195,12 @@ fn last<'a>(mut words: std::iter::Peekable<impl Iterator<Item = &'a [u8]>>) -> b
     false
 }
 
-/// Whether it may change a setting by a function.
+/// Whether it may change a setting by a function, or make what is temporary: a COMMIT keeps both.
 pub(super) fn sets(text: &[u8]) -> bool {
-    words(text).any(|word| has(word, "set_config"))
+    words(text).any(|word| {
+        let temporary = is(word, "temp") || is(word, "temporary") || has(word, "pg_temp");
+        temporary || has(word, "set_config")
+    })
 }
 
 fn words(text: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -203,6 +203,48 @@ fn a_reader_that_waits_hears_the_error() {
 }
 
 #[test]
+fn the_error_comes_before_what_the_other_server_says() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = servers(60 + n as u8);
+        let fd = log_in(&bed, transport);
+        movable(fd);
+        assert_eq!(told(fd, &simple("begin")), "CBEGIN ZT");
+        lose(&bed, fd);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| [hear_all(fd), hear_all(fd)]);
+            std::thread::sleep(Duration::from_millis(30));
+            send_all(fd, &simple("insert second"));
+            send_all(fd, &simple("insert third"));
+            assert_eq!(reader.join().unwrap(), [LOST, "E25P02 ZE"]);
+        });
+        conn::close(fd).unwrap();
+    }
+}
+
+/// Nobody can say what a server would make of it, and nobody must wait for that.
+#[test]
+fn what_is_not_understood_meanwhile_ends_the_session() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        for garbage in [message(b'?', b""), b"Q\0\0\0\0".to_vec()] {
+            let bed = servers(62 + n as u8);
+            let fd = log_in(&bed, transport);
+            movable(fd);
+            assert_eq!(told(fd, &simple("begin")), "CBEGIN ZT");
+            lose(&bed, fd);
+            nonblocking(fd, true);
+            let request = simple("insert second");
+            let conn = conn::find(fd).unwrap();
+            wait_for("the end", || {
+                let sent = conn.send(&[IoSlice::new(&[&garbage[..], &request].concat())], 0);
+                sent.is_err_and(|error| error.errno() == libc::ECONNRESET)
+            });
+            assert_eq!(bed.b.sql().ran(), [""; 0]);
+            conn::close(fd).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_request_in_flight_in_a_transaction_fails_with_it() {
     for (n, transport) in transports().into_iter().enumerate() {
         for request in [
@@ -245,12 +287,13 @@ fn what_may_commit_is_unknown() {
     for (n, transport) in transports().into_iter().enumerate() {
         for request in [
             simple("commit"),
-            simple("insert it; commit"),
             simple("end"),
-            simple("prepare transaction 'x'"),
-            simple("call it()"),
             extended("commit"),
             [parse("", "commit"), bind(""), execute()].concat(),
+            simple("insert it; commit"),
+            // What follows these may be in the block still, and must not run outside of it.
+            simple("prepare transaction 'x'"),
+            simple("call it()"),
             [bind("unknown"), execute()].concat(),
             [simple("rollback"), simple("insert outside")].concat(),
         ] {
@@ -266,6 +309,14 @@ fn what_may_commit_is_unknown() {
                 send_all(fd, &request);
                 if !tell {
                     assert_eq!(loses(&bed, fd), (Vec::new(), libc::ECONNRESET));
+                    continue;
+                }
+                let unclear = [&b"prepare"[..], b"call", b"unknown"];
+                if unclear
+                    .iter()
+                    .any(|it| request.windows(it.len()).any(|w| w == *it))
+                {
+                    fatal(loses(&bed, fd), "08007", "unknown");
                     continue;
                 }
                 lose(&bed, fd);

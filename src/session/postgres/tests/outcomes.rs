@@ -81,6 +81,22 @@ impl<'a> Past<'a> {
         .collect()
     }
 
+    /// The statements with names that were there then, as rows of the state.
+    fn prepared(&self) -> String {
+        let rest = self.rest();
+        let named = self
+            .client
+            .iter()
+            .filter(|m| m.kind == b'P' && m.end <= rest);
+        let mut rows: Vec<_> = named
+            .filter(|m| !m.word(0).is_empty())
+            .map(|m| format!("prepared|{}|{}|protocol|{{}}", m.word(0), m.word(1)))
+            .collect();
+        rows.sort();
+        rows.dedup();
+        rows.join("\n")
+    }
+
     fn outcome(&self, tell: bool) -> Outcome {
         let fatal = self.server.iter().any(|m| m.has("VFATAL"));
         let flying: Vec<_> = self
@@ -132,6 +148,21 @@ impl<'a> Past<'a> {
         let leaves =
             |at: usize| statements[at].starts_with("rollback") && at + 1 < statements.len();
         let may_commit = statements.iter().any(commits) || (0..statements.len()).any(leaves);
+        // Who is told that there is no block must not be in one, whatever became of the requests.
+        let outside = statements.iter().try_fold(!block, |outside, text| {
+            let text = text.trim_end_matches(';');
+            let last = text.rsplit(';').next().unwrap().trim();
+            let ends = ["commit", "end", "rollback"].contains(&last);
+            let mut signs = ["begin", "start", "chain"].iter();
+            let unclear = signs.any(|it| text.contains(it)) || (text.contains(';') && !outside);
+            match (ends, unclear) {
+                (true, _) => Some(true),
+                (_, true) => None,
+                _ if !outside && (commits(&text.into()) || text.starts_with("rollback")) => None,
+                _ => Some(outside),
+            }
+        });
+        let outside = outside == Some(true);
         // The block was begun at rest, by what was run first.
         let mut tags = self
             .said_since(rest)
@@ -144,14 +175,16 @@ impl<'a> Past<'a> {
         let since = self.client.iter().filter(|m| m.end > rest);
         let lasts = since.clone().any(|m| match m.kind {
             b'P' if !m.word(0).is_empty() => true,
-            b'P' | b'Q' => ["prepare inside", "advisory"].iter().any(|it| m.has(it)),
+            b'P' | b'Q' => ["prepare inside", "advisory", "do E'"]
+                .iter()
+                .any(|it| m.has(it)),
             b'F' => block,
             _ => false,
         });
         let sets = self
             .said_since(rest)
             .filter(|m| m.kind == b'C')
-            .any(|m| m.word(0) == "SET" || m.word(0).starts_with("DECLARE"));
+            .any(|m| ["SET", "DO"].contains(&&*m.word(0)) || m.word(0).starts_with("DECLARE"));
         let begun = begun && !more && !lasts && !copies;
         let behind = open
             .iter()
@@ -163,8 +196,8 @@ impl<'a> Past<'a> {
             (true, true) if begun => Outcome::Aborted,
             (true, true) => Outcome::Fatal("08006"),
             _ if !tell => Outcome::Reset,
-            (true, false) if begun && !sets && !left_over => Outcome::Told,
-            (false, _) if !more && !lasts && !copies && !left_over => Outcome::Told,
+            (true, false) if begun && !sets && !left_over && outside => Outcome::Told,
+            (false, _) if !more && !lasts && !copies && !left_over && outside => Outcome::Told,
             _ => Outcome::Fatal("08007"),
         }
     }
@@ -201,7 +234,7 @@ impl Check<'_> {
     fn run(mut self, tell: bool) -> Outcome {
         let expected = self.past.outcome(tell);
         let here = format!("{} {tell} {expected:?}", self.here);
-        let state = snapshot("prepared|kept|select $1::int|protocol|{23}");
+        let state = snapshot(&self.past.prepared());
         match self.observer.onward(Some(&state), tell) {
             Ok(onward) => {
                 let is = match &onward {
