@@ -1,5 +1,6 @@
 //! The machine itself: carries out the reactions of the table and keeps the timers.
 
+use super::jitter::Jitter;
 use super::paths::Paths;
 use super::table::{Reaction, Step, reaction};
 use super::{Action, Event, IllegalEvent, Loss, NotResolved, Notice, Policy, State};
@@ -55,7 +56,7 @@ impl Machine {
             step: Step::Idle,
             failing_over: false,
             actions: VecDeque::new(),
-            jitter: Jitter(seed),
+            jitter: Jitter::new(seed),
             deadline: None,
             timer: None,
             answer: None,
@@ -588,22 +589,6 @@ impl Machine {
 
     fn push(&mut self, action: Action) {
         self.actions.push_back(action);
-    }
-}
-
-/// A small generator (SplitMix64), so that a thousand connections do not ask in step. Not for secrets.
-#[derive(Clone, Debug)]
-struct Jitter(u64);
-
-impl Jitter {
-    /// Between half and all of `full`, and at least one microsecond so that no loop is without a pause.
-    fn spread(&mut self, full: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let part = ((z ^ (z >> 31)) >> 40) as f64 / (1u64 << 24) as f64;
-        full.mul_f64(0.5 + part / 2.0).max(Duration::from_micros(1))
     }
 }
 

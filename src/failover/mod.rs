@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod jitter;
 pub mod liveness;
 mod machine;
 mod paths;

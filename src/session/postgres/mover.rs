@@ -435,38 +435,37 @@ impl Mover {
 
 /// Whether a rollback undoes all that anything in the database can do.
 fn undoes(come: &[u8]) -> Result<(), Progress> {
-    let refused = |reason, why: String| Err(Progress::Refused(reason, why));
-    let told = Messages(come).find(|(kind, _)| matches!(kind, b'D' | b'E'));
-    let columns = match told {
-        Some((b'D', body)) => message::columns(body),
-        Some((_, body)) => {
-            let (code, text) = error(body);
-            return refused(Reason::UnknownState, format!("{code} {text}"));
-        }
-        None => None,
-    };
-    match columns.as_deref() {
-        Some([Some(b"f")]) => Ok(()),
-        Some([Some(b"t")]) => refused(Reason::Lasting, "functions of the database can".into()),
-        _ => refused(Reason::UnknownState, "what functions do is not told".into()),
+    match told(come)? {
+        Some(b"f") => Ok(()),
+        Some(b"t") => refused(Reason::Lasting, "functions of the database can"),
+        _ => refused(Reason::UnknownState, "what functions do is not told"),
     }
 }
 
 /// Whether the server has what the session had written.
 fn holds(come: &[u8]) -> Result<(), Progress> {
-    let refused = |reason, why: String| Err(Progress::Refused(reason, why));
-    let told = Messages(come).find(|(kind, _)| matches!(kind, b'D' | b'E'));
-    let columns = match told {
-        Some((b'D', body)) => message::columns(body),
+    match told(come)? {
+        Some(b"t") => Ok(()),
+        Some(b"f") => refused(Reason::DataLoss, ""),
+        _ => refused(Reason::UnknownState, "what it has is not told"),
+    }
+}
+
+/// The answer to a question of one value; `None`: NULL, or another form.
+fn told(come: &[u8]) -> Result<Option<&[u8]>, Progress> {
+    match Messages(come).find(|(kind, _)| matches!(kind, b'D' | b'E')) {
+        Some((b'D', body)) => Ok(match message::columns(body).as_deref() {
+            Some([value]) => *value,
+            _ => None,
+        }),
         Some((_, body)) => {
             let (code, text) = error(body);
-            return refused(Reason::UnknownState, format!("{code} {text}"));
+            refused(Reason::UnknownState, &format!("{code} {text}"))
         }
-        None => None,
-    };
-    match columns.as_deref() {
-        Some([Some(b"t")]) => Ok(()),
-        Some([Some(b"f")]) => refused(Reason::DataLoss, String::new()),
-        _ => refused(Reason::UnknownState, "what it has is not told".into()),
+        None => Ok(None),
     }
+}
+
+fn refused<T>(reason: Reason, why: &str) -> Result<T, Progress> {
+    Err(Progress::Refused(reason, why.to_owned()))
 }
