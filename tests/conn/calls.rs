@@ -53,6 +53,10 @@ fn the_best_transport_is_taken_and_the_reason_is_visible() {
 #[test]
 fn a_node_that_no_allowed_transport_reaches_says_why() {
     let bed = bed(170, Behaviour::Echo);
+    // Beside a pinned key `plain` must be named.
+    let config = std::fs::read_to_string(&bed.config).unwrap();
+    let config = format!("{config}transports = [\"shm\", \"rdma\", \"tcp\", \"plain\"]\n");
+    std::fs::write(&bed.config, &config).unwrap();
     let mut options = bed.options(Transport::Plain);
     options.deadline = Some(Duration::from_millis(1500));
     let connect = |options: &conn::Options| {
@@ -64,7 +68,6 @@ fn a_node_that_no_allowed_transport_reaches_says_why() {
     for part in ["echo", "plain: not offered by the node", "`transports`"] {
         assert!(text.contains(part), "{text}");
     }
-    let config = std::fs::read_to_string(&bed.config).unwrap();
     let (_, shm_dir) = config.split_once("shm_dir = \"").unwrap();
     let shm_dir = shm_dir.split('"').next().unwrap();
     let elsewhere = config.replace(shm_dir, "/nonexistent/run");
