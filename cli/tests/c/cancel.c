@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
             free(q);
         }
         /* Little, much, and something to wait for, in turns. */
-        const char *more[] = {"", ", repeat('x', 300000)", " from pg_sleep(0.002)"};
+        const char *more[] = {"", ", repeat('x', 300000)", " from pg_sleep(0.02)"};
         snprintf(query, sizeof query, "select %d%s", i, more[i % 3]);
         snprintf(expected, sizeof expected, "%d", i);
         PGresult *res = PQexec(conn, query);
