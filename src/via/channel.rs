@@ -61,6 +61,10 @@ pub trait Wire: Send + Sync {
     fn look_rx(&self, channel: &Channel, direct: &mut Direct<'_>) -> Result<bool, Broken> {
         self.drive_rx_into(channel, direct)
     }
+    /// Pauses of the processor before each look of a thread that spins.
+    fn ease(&self) -> u32 {
+        16
+    }
     /// As [`Wire::drive_rx_into`], and where nothing is there sleeps in the kernel for a few milliseconds: one system call where
     /// a poll and a read are two, and the common case of a question and its answer. A kick does not end it. The default
     /// does nothing.

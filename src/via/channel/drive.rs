@@ -38,9 +38,6 @@ pub(super) struct Watch {
 
 /// So many calls since the watcher was woken last: a stream.
 const STREAMING: u32 = 4;
-/// Pauses of the processor between two reads of a wire's descriptor by a thread that spins: each read is a system call that
-/// locks the socket against the very packets that are waited for.
-const EASE: u32 = 16;
 
 // In this order: each watches for more than the one before.
 /// Nobody watches.
@@ -237,7 +234,7 @@ impl Channel {
         if !self.driven() {
             return false;
         }
-        for _ in 0..EASE {
+        for _ in 0..self.wire.ease() {
             std::hint::spin_loop();
         }
         self.look_rx_as(pilot)

@@ -132,6 +132,12 @@ impl<L: Link> Wire for TcpWire<L> {
         Transport::Tcp
     }
 
+    /// Each look is a system call that locks the socket against the very packets that are waited for: with few pauses a stream's sender
+    /// is the slower for it.
+    fn ease(&self) -> u32 {
+        128
+    }
+
     fn is_private(&self) -> bool {
         self.link.is_private()
     }
