@@ -29,6 +29,8 @@ pub(super) struct Watch {
     /// Calls that came back from the wire, to tell a tick whether somebody was inside since the last one.
     returns: AtomicU32,
     returns_at_tick: AtomicU32,
+    /// 1: somebody has read the wire since the last tick.
+    read: AtomicU32,
     /// The same, to tell a drive whether a stream goes out.
     returns_at_drive: AtomicU32,
     /// Spins before a poll that hit, to tell a drive whether it was one too many.
@@ -166,7 +168,9 @@ impl Channel {
         }
         if quiet {
             self.settle();
-        } else if self.watch.lazy.load(Ordering::Acquire) != 0 {
+        } else if self.watch.lazy.load(Ordering::Acquire) != 0
+            && self.watch.read.swap(0, Ordering::Relaxed) == 0
+        {
             // Calls come in and nobody watches: a sender that never finds the ring full does not read.
             self.drive_rx();
         }
@@ -214,6 +218,7 @@ impl Channel {
                 return Ok(any);
             }
             driven = true;
+            self.watch.read.store(1, Ordering::Relaxed);
             // Run once more for another thread, it must not forget what the first run moved.
             any |= match again {
                 true => self.wire.look_rx(self, &mut pilot.direct)?,

@@ -60,13 +60,16 @@ impl Channel {
         sent
     }
 
-    /// Whether room comes within the learned spin of a call that may wait: for a stream that keeps the ring full that is
-    /// cheaper than the bell's way to "not writable" and back at every call.
+    /// Whether room has come that nobody has looked for yet, or comes within the learned spin of a call that may wait: for
+    /// a stream that keeps the ring full that is cheaper than the bell's way to "not writable" and back at every turn.
     fn soon_room(&self, wait: Wait) -> bool {
+        let mut pilot = Pilot::none(self);
+        if self.driven() && self.drive_rx_as(&mut pilot) && self.room() > 0 {
+            return true;
+        }
         let Wait::Until { spin, .. } = wait else {
             return false;
         };
-        let mut pilot = Pilot::none(self);
         pilot.take();
         let spun = self
             .send_spin

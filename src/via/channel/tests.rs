@@ -20,6 +20,8 @@ struct Script {
     stuck: AtomicBool,
     /// The receive half has an answer of its own to send.
     answers: AtomicBool,
+    /// The peer's acknowledgements wait in the socket: the next drive of the receive half takes all that was sent.
+    acks_wait: AtomicBool,
     /// Something was to be sent and did not fit.
     blocked: AtomicBool,
     /// The drive of this number, from 1 on, brings the peer's last words past the ring, and finds its end behind them.
@@ -71,6 +73,10 @@ impl Wire for ToldWire {
     fn drive_rx(&self, _: &Channel) -> Result<bool, Broken> {
         if Script::get(&self.script.answers) && Script::get(&self.script.stuck) {
             Script::set(&self.script.blocked, true);
+        }
+        if self.script.acks_wait.swap(false, Ordering::SeqCst) {
+            self.tx.consume(self.tx.available()?);
+            return Ok(true);
         }
         let mut buffer = [0; 64];
         match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
@@ -185,6 +191,52 @@ fn a_sender_that_fills_the_wire_has_it_watched_for_room() {
     assert_eq!(channel.drive(), Ok(()));
     assert_eq!(script.armed(), READ);
     assert_eq!(channel.acked(), 4);
+}
+
+/// Who does not wait may look: the way to "not writable" and back costs more than reading what is there.
+#[test]
+fn a_sender_that_fills_the_ring_looks_for_acknowledgements() {
+    for waiting in [false, true] {
+        let (channel, script, _peer) = watched();
+        Script::set(&script.stuck, true);
+        Script::set(&script.acks_wait, waiting);
+        let room = vec![7; channel.room()];
+        assert_eq!(
+            channel.send(&[IoSlice::new(&room)], Wait::No),
+            Ok(room.len())
+        );
+        assert_eq!(channel.is_open(), waiting);
+        assert_eq!(channel.room(), if waiting { room.len() } else { 0 });
+    }
+}
+
+/// A stream goes out and its sender reads the acknowledgements: a tick would only hold the wire against it.
+#[test]
+fn a_tick_leaves_the_wire_to_who_reads_it() {
+    let (channel, script, peer) = watched();
+    // Lazy: the watcher was woken while a thread waited inside.
+    let c = Arc::clone(&channel);
+    let hook: Hook = Box::new(move || assert_eq!(c.drive(), Ok(())));
+    *script.in_drive_tx.lock().unwrap() = Some(hook);
+    let wait = Wait::Until {
+        spin: Duration::ZERO,
+        timeout: Some(Duration::from_millis(50)),
+    };
+    assert_eq!(channel.recv(&mut [0; 8], wait), Ok(Received::Empty));
+    assert!(channel.wants_tick());
+    channel.tick();
+    for (reads, left_alone) in [(true, true), (false, false)] {
+        send(&channel);
+        if reads {
+            assert_eq!(channel.recv(&mut [0; 8], Wait::No), Ok(Received::Empty));
+        }
+        assert_eq!(rustix::net::send(&peer, b"x", SendFlags::empty()), Ok(1));
+        let before = script.drives.load(Ordering::SeqCst);
+        channel.tick();
+        let driven = script.drives.load(Ordering::SeqCst) != before;
+        assert_eq!(driven, !left_alone, "the sender reads: {reads}");
+    }
+    assert_eq!(channel.readable(), 2);
 }
 
 /// A sender comes while the pilot drives, leaves its bytes to the pilot and is gone. They do not fit, and the pilot goes
