@@ -139,3 +139,109 @@ fn psql_goes_on_over_encrypted_tcp() {
         clear.said()
     );
 }
+
+/// Where the node may not say "no", the server's own TLS passes through, if nobody comes in unasked that way; the session says
+/// that it cannot move.
+#[test]
+fn the_drivers_own_tls_passes_through() {
+    let Some(lab) = Lab::up("postgres-shared", 171) else {
+        return;
+    };
+    lab.wait_until_active("node-a");
+    let config = lab.dir().join("client.toml");
+    let text_of = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let in_clear = text_of(&config)
+        .lines()
+        .filter(|line| !line.starts_with("public_key"))
+        .chain(["[clusters.lab.servers.sales]", "session = \"postgres\""])
+        .collect::<Vec<_>>()
+        .join("\n");
+    std::fs::write(&config, in_clear).unwrap();
+
+    // A certificate; and a rule that trusts the relays.
+    let data = PathBuf::from(lab.superuser("shared", "show data_directory"));
+    let rules = data.join("pg_hba.conf");
+    let good = text_of(&rules);
+    let (key, certificate) = (lab.dir.path().join("key"), data.join("server.crt"));
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-new",
+            "-x509",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=sales",
+        ])
+        .args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"])
+        .args([
+            "-keyout",
+            key.to_str().unwrap(),
+            "-out",
+            certificate.to_str().unwrap(),
+        ])
+        .output();
+    let Some(made) = made.ok().filter(|made| made.status.success()) else {
+        eprintln!("skipped: openssl makes no certificate here");
+        return;
+    };
+    drop(made);
+    // A file that only the server's user can read: one of its own, overwritten.
+    let own = data.join("postgresql.auto.conf");
+    let key_file = data.join("server.key");
+    lab.superuser("shared", "alter system set log_connections = on");
+    std::fs::copy(&own, &key_file).unwrap();
+    give_as(&own, &key_file);
+    std::fs::write(&key_file, text_of(&key)).unwrap();
+    std::fs::write(&rules, format!("hostssl all all 127.0.0.0/8 trust\n{good}")).unwrap();
+    lab.superuser("shared", "alter system set ssl = on");
+    lab.superuser("shared", "select pg_reload_conf()");
+    let ready = |lab: &Lab| lab.superuser("shared", "show ssl") == "on";
+    let end = Instant::now() + LIMIT;
+    while !ready(&lab) {
+        assert!(Instant::now() < end, "{}", lab.logs());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    let debug = lab.dir.path().join("debug");
+    let ask = || {
+        command(&lab, "require", &debug)
+            .args([
+                "-c",
+                "select ssl from pg_stat_ssl where pid = pg_backend_pid()",
+            ])
+            .output()
+            .unwrap()
+    };
+    // (libpq does not show what it is told in the place of an answer.)
+    assert!(!ask().status.success());
+    let why = "lets vianet_nobody in over TLS without a proof";
+    assert!(lab.logs().contains(why), "{}", lab.logs());
+
+    std::fs::write(&rules, &good).unwrap();
+    lab.superuser("shared", "select pg_reload_conf()");
+    let end = Instant::now() + LIMIT;
+    let passed = loop {
+        let out = ask();
+        if out.status.success() || Instant::now() > end {
+            break out;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(text(&passed).ends_with("\nt\n"), "{}", lab.logs());
+    let mut psql = Psql::start(&lab, "require");
+    assert_eq!(psql.ask("select 1;"), "1");
+    lab.good(&["kill", "node-a"]);
+    writeln!(psql.stdin, "select 2;").unwrap();
+    psql.until("refused", |said| said.contains("is not movable: tls"));
+    assert!(psql.lines.recv_timeout(LIMIT).is_err(), "it ended");
+}
+
+/// Owner and mode of `file` are those of `like`.
+fn give_as(like: &PathBuf, file: &PathBuf) {
+    use std::os::unix::fs::{MetadataExt, chown};
+    let meta = std::fs::metadata(like).unwrap();
+    chown(file, Some(meta.uid()), Some(meta.gid())).unwrap();
+    std::fs::set_permissions(file, meta.permissions()).unwrap();
+}

@@ -229,8 +229,8 @@ pub struct Server {
     /// Answer a driver that asks for encryption with "no" also where the network can read what passes. Default false.
     #[serde(default)]
     pub allow_plaintext: bool,
-    /// Where the network can read what passes, let TLS of a driver through to the SQL server, whose login is then not
-    /// watched. Default false.
+    /// Where the network can read what passes, let TLS of a driver through to the SQL server also if it could not be found out
+    /// that strangers are asked for a proof there. Default false.
     #[serde(default)]
     pub allow_unwatched_tls: bool,
     /// `Version` of the SSRP answer: digits and dots, at most 16 bytes.

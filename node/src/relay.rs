@@ -3,10 +3,13 @@
 //! One thread per VIA provider takes connect requests and checks them; a few relay threads ([`looper`]) carry the bytes.
 //! A request is accepted only after the SQL server has accepted our connection to it.
 
+mod door;
 mod looper;
 mod pg_login;
 mod session;
 mod upstream;
+
+pub use door::Door;
 
 use crate::config::{self, Node, cannot_use};
 use crate::daemon::Mail;

@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::control::SessionStatus;
+use crate::relay::Door;
 use crate::ticket::desk::Desk;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub struct Served {
     checked: Condvar,
     /// Open channels by id.
     pub sessions: Mutex<BTreeMap<u64, SessionStatus>>,
+    /// Whether strangers come in over TLS.
+    pub door: Door,
     /// What the channels have logged in with, for tickets; `None`: there are none.
     pub desk: Option<Desk>,
     /// Channels accepted since the start.
@@ -68,6 +71,7 @@ impl Served {
             health: Mutex::default(),
             checked: Condvar::new(),
             sessions: Mutex::default(),
+            door: Door::default(),
             accepted: AtomicU64::new(0),
             logins: AtomicUsize::new(0),
             bytes_in: AtomicU64::new(0),

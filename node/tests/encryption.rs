@@ -15,8 +15,8 @@ const ASK: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 const STARTUP: &[u8] = b"\0\0\0\x12\0\x03\0\0user\0app\0\0";
 const CHALLENGED: &[u8] = b"R\0\0\0\x0c\0\0\0\x05saltR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
-/// A server that answers a request for encryption with `answer`, and after a yes sends back what comes, and counts it. (The health
-/// check asks too, and then closes.)
+/// A server that answers a request for encryption with `answer`, and after a yes sends back what comes, and counts the logins. (The
+/// health check asks too, and then closes.)
 fn postgres(addr: SocketAddr, answer: &'static [u8]) -> Arc<AtomicU32> {
     let listener = TcpListener::bind(addr).unwrap();
     let asked = Arc::new(AtomicU32::new(0));
@@ -34,7 +34,9 @@ fn postgres(addr: SocketAddr, answer: &'static [u8]) -> Arc<AtomicU32> {
                             stream.write_all(answer)
                         }
                         all if encrypts => {
-                            counter.fetch_add(1, Ordering::AcqRel);
+                            // (The node's own knock is TLS.)
+                            let login = u32::from(all.ends_with(STARTUP));
+                            counter.fetch_add(login, Ordering::AcqRel);
                             stream.write_all(all)
                         }
                         _ => stream.write_all(CHALLENGED),

@@ -6,7 +6,7 @@
 //!
 //! TLS inside the stream would hide the login. Where nobody else can read the stream, a request for it is answered with `N`
 //! ("not here"), as a server without TLS does. Elsewhere that would take encryption away in silence: the server is asked, and
-//! where it would encrypt, the login goes on unwatched, or is refused.
+//! where it would encrypt, the login goes on unwatched, if nobody comes in unasked that way ([`super::door`]).
 //!
 //! A server whose protocol is not known ([`Login::guess`]) may be PostgreSQL all the same: the client's first 8 bytes tell.
 
@@ -253,13 +253,15 @@ pub fn refusal(why: &str, node: &str) -> Vec<u8> {
 }
 
 /// The same where TLS of the driver would hide the login from the relay, and the relay may not take it away.
-pub fn unwatched(node: &str) -> Vec<u8> {
-    let message = "vianet: the connection to the node is not encrypted, and TLS inside it would hide the login from the relay";
+pub fn unwatched(why: &str, node: &str) -> Vec<u8> {
+    let message = format!(
+        "vianet: the connection to the node is not encrypted, and TLS inside it was not let through: {why}"
+    );
     let hint = format!(
         "Pin the cluster's public_key in client.toml: vianet then encrypts, and the driver need not. Or in node.toml of \
          {node}, for this server: allow_unwatched_tls = true lets TLS through, allow_plaintext = true goes on without any."
     );
-    error(&[(b'M', message), (b'H', &hint)])
+    error(&[(b'M', &message), (b'H', &hint)])
 }
 
 /// The same for a ticket that is not honoured; the reason's word is the detail, alone.

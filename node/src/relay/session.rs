@@ -89,6 +89,8 @@ pub(super) struct Session {
     login_unwatched: bool,
     /// The driver asked for encryption and was told that there is none.
     said_no: bool,
+    /// The login waits for what is found at the server's door.
+    knocking: bool,
     /// Its part in login tickets, until the login is decided; `None`: there are none.
     ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
@@ -136,6 +138,7 @@ impl Session {
             login_in: Vec::new(),
             login_unwatched: false,
             said_no: false,
+            knocking: false,
             ticketing: None,
             login_held: Vec::new(),
             draining: None,
@@ -235,6 +238,7 @@ impl Session {
         if again {
             Turn::Again
         } else if self.is_held()
+            || self.knocking
             || self.draining.is_some()
             || self.parked_until.is_some()
             || self.complete_by.is_some()

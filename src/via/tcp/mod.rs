@@ -12,6 +12,9 @@ mod tls;
 mod wire;
 mod words;
 
+/// rustls's provider of this crate, for others that make TLS 1.3 connections: without C, and with X25519 alone.
+pub use tls::provider;
+
 use super::{
     ConnectError, ConnectRequest, Connecting, ListenConfig, Listener, Provider, Transport,
 };

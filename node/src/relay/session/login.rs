@@ -1,5 +1,6 @@
 //! The part of a session in which a PostgreSQL login is watched ([`pg_login`]).
 
+use super::super::door::Found;
 use super::super::pg_login::{self, Client, Server as ServerWord};
 use super::{FIRST, LAST_BYTES, LOGIN_BUFFER, Session, UpstreamEnd};
 use rustix::io::Errno;
@@ -204,22 +205,41 @@ impl Session {
         private || !self.said_no || self.served.config.allow_plaintext
     }
 
-    /// The driver and the server encrypt from now on.
+    /// The server would encrypt with the driver from now on. It may where nobody comes in unasked that way.
     fn encrypts(&mut self, now: Duration, room: usize) -> usize {
         if !self.served.config.allow_unwatched_tls {
-            tracing::error!(
-                event = "login-refused",
-                server = self.served.name,
-                peer = self.peer,
-                why = "TLS of the driver over a connection that is not encrypted",
-                "the client was told; see docs/security.md, encryption"
-            );
-            let text = pg_login::unwatched(&self.node);
-            return self.end_login(now, &text, "login-refused");
+            let found = match self.login_held.first() {
+                Some(b'S') => self.served.door.found(&self.served.config),
+                _ => Some(Found::Unknown("GSSAPI encryption hides the login".into())),
+            };
+            self.knocking = found.is_none();
+            let why = match found {
+                None => return 0,
+                Some(Found::Asks) => None,
+                Some(Found::LetsIn(who)) => Some(format!(
+                    "the SQL server lets {who} in over TLS without a proof"
+                )),
+                Some(Found::Unknown(why)) => Some(why),
+            };
+            if let Some(why) = why {
+                return self.refuse_tls(now, &why);
+            }
         }
         self.login = None;
         self.ticketing = None;
         self.pass_held(room)
+    }
+
+    fn refuse_tls(&mut self, now: Duration, why: &str) -> usize {
+        tracing::error!(
+            event = "login-refused",
+            server = self.served.name,
+            peer = self.peer,
+            why,
+            "TLS of the driver was not let through, and the client was told; see docs/security.md, encryption"
+        );
+        let text = pg_login::unwatched(why, &self.node);
+        self.end_login(now, &text, "login-refused")
     }
 
     /// What is left of a login that is decided goes first.
@@ -255,6 +275,7 @@ impl Session {
         let pushed = self.channel.tx.push(text).unwrap_or(0);
         self.channel.tx.finish();
         self.login = None;
+        self.knocking = false;
         self.ticketing = None;
         self.login_held = Vec::new();
         self.login_in = Vec::new();

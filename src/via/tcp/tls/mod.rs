@@ -9,6 +9,7 @@ mod link;
 mod record;
 mod shared;
 
+pub use crypto::provider;
 pub use link::TlsLink;
 
 use super::link::Fault;
