@@ -193,6 +193,8 @@ struct vianet_times {
     uint64_t takeover_us;
     // Until that answer was settled, and in the cache
     uint64_t resolution_us;
+    // Until it was its turn: many may have lost the same node, and those move first whose application waits
+    uint64_t turn_us;
     // Until a channel to that node stood
     uint64_t connect_us;
     // Until the session was logged in there; 0 for a stream of bytes

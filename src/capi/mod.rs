@@ -322,6 +322,7 @@ impl From<conn::Times> for vianet_times {
             detection_us: us(times.detection),
             takeover_us: us(times.takeover),
             resolution_us: us(times.resolution),
+            turn_us: us(times.turn),
             connect_us: us(times.connect),
             login_us: us(times.login),
             restore_us: us(times.restore),

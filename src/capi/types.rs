@@ -178,6 +178,8 @@ pub struct vianet_times {
     pub takeover_us: u64,
     /// Until that answer was settled, and in the cache
     pub resolution_us: u64,
+    /// Until it was its turn: many may have lost the same node, and those move first whose application waits
+    pub turn_us: u64,
     /// Until a channel to that node stood
     pub connect_us: u64,
     /// Until the session was logged in there; 0 for a stream of bytes

@@ -180,7 +180,8 @@ impl Report {
             out,
             "\n### Times\n\nOf sessions that moved, median / 99th percentile in milliseconds. *Added*: from the moment at which the second \
              server could be written to (its node's last hook has done its work; or the loss was decided upon, if that came later) \
-             until the session went on: what vianet itself adds. *Alone*: one session, nothing else on the machine.\n"
+             until the session went on, without the wait for its turn: what vianet itself adds. *Turn*: a session that nobody waits for goes after a \
+             pause, of up to a quarter of a second and more where there are many. *Alone*: one session, nothing else on the machine.\n"
         );
         let _ = writeln!(out, "| lab | moves | {} | added |", PARTS.join(" | "));
         let _ = writeln!(out, "| --- | --- |{} --- |", " --- |".repeat(PARTS.len()));

@@ -3,22 +3,26 @@
 use std::fs;
 use std::path::Path;
 
-pub const PARTS: [&str; 6] = [
+pub const PARTS: [&str; 7] = [
     "detection",
     "takeover",
     "resolution",
+    "turn",
     "connect",
     "login",
     "restore",
 ];
 
+/// Which of them is the wait for one's turn.
+const TURN: usize = 3;
+
 /// One session's move. All in milliseconds.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// As in [`PARTS`].
-    pub parts: [f64; 6],
+    pub parts: [f64; 7],
     /// From the moment at which the second server could be written to (or at which the loss was decided upon, if that came
-    /// later) until the session went on. `None` where no hook of the node made it so.
+    /// later) until the session went on, its wait for its turn left out. `None` where no hook of the node made it so.
     pub added: Option<f64>,
 }
 
@@ -43,11 +47,12 @@ pub fn read(clients: &Path, lab: &Path) -> Vec<Sample> {
                 continue;
             };
             let begun = at * 1000.0 - parts[1..].iter().sum::<f64>();
+            let turn = parts[TURN];
             let node = nodes.iter().find(|it| it.name == node);
             let writable = node.and_then(|node| node.writable_before(at * 1000.0));
             all.push(Sample {
                 parts,
-                added: writable.map(|writable| at * 1000.0 - writable.max(begun)),
+                added: writable.map(|writable| at * 1000.0 - writable.max(begun) - turn),
             });
         }
     }
@@ -59,8 +64,8 @@ fn seconds(line: &str) -> Option<f64> {
 }
 
 /// `detection 1.00 ms, takeover ...`.
-fn parts(text: &str) -> Option<[f64; 6]> {
-    let mut all = [0.0; 6];
+fn parts(text: &str) -> Option<[f64; 7]> {
+    let mut all = [0.0; 7];
     for ((part, name), slot) in text.split(", ").zip(PARTS).zip(&mut all) {
         let number = part.strip_prefix(name)?.strip_suffix(" ms")?;
         *slot = number.trim().parse().ok()?;
@@ -140,7 +145,7 @@ fn times_of_a_log_are_read() {
         instant("2026-11-28T07:23:28.908612Z INFO x"),
         Some(1_795_850_608_908.612)
     );
-    let text = "detection 1.00 ms, takeover 2.50 ms, resolution 3.00 ms, connect 4.00 ms, login 5.00 ms, restore 6.00 ms";
-    assert_eq!(parts(text), Some([1.0, 2.5, 3.0, 4.0, 5.0, 6.0]));
+    let text = "detection 1.00 ms, takeover 2.50 ms, resolution 3.00 ms, turn 3.50 ms, connect 4.00 ms, login 5.00 ms, restore 6.00 ms";
+    assert_eq!(parts(text), Some([1.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0]));
     assert_eq!(of(vec![3.0, 1.0, 2.0]), Some([2.0, 3.0, 3.0]));
 }

@@ -104,6 +104,7 @@ impl Driver {
     /// Now it may move.
     pub fn turn(&mut self, todo: &mut Todo<'_>) {
         self.look_whether_wanted(todo);
+        self.clock.has_turn(todo.now);
         self.event(todo, Event::Turn);
     }
 

@@ -11,6 +11,8 @@ pub struct Times {
     pub takeover: Duration,
     /// Until that answer was settled, and in the cache.
     pub resolution: Duration,
+    /// Until it was its turn: many may have lost the same node, and those move first whose application waits.
+    pub turn: Duration,
     /// Until a channel to that node stood.
     pub connect: Duration,
     /// Until the session was logged in there; zero for a stream of bytes.
@@ -25,6 +27,7 @@ impl std::fmt::Display for Times {
             ("detection", self.detection),
             ("takeover", self.takeover),
             ("resolution", self.resolution),
+            ("turn", self.turn),
             ("connect", self.connect),
             ("login", self.login),
             ("restore", self.restore),
@@ -44,6 +47,8 @@ pub(super) struct Clock {
     begun: Duration,
     found: Duration,
     resolved: Duration,
+    /// `None`: it had not to wait.
+    turn: Option<Duration>,
     connected: Duration,
     logged_in: Option<Duration>,
 }
@@ -60,7 +65,11 @@ impl Clock {
 
     /// An answer that was heard at `found`.
     pub(super) fn resolves(&mut self, found: Option<Duration>, now: Duration) {
-        (self.found, self.resolved) = (found.unwrap_or(now), now);
+        (self.found, self.resolved, self.turn) = (found.unwrap_or(now), now, None);
+    }
+
+    pub(super) fn has_turn(&mut self, now: Duration) {
+        self.turn = Some(now);
     }
 
     pub(super) fn connects(&mut self, now: Duration) {
@@ -78,15 +87,18 @@ impl Clock {
             begun,
             found,
             resolved,
+            turn,
             connected,
             logged_in,
         } = std::mem::take(self);
         let logged_in = logged_in.unwrap_or(connected);
+        let turn = turn.unwrap_or(resolved);
         Times {
             detection: begun.saturating_sub(sign.unwrap_or(begun)),
             takeover: found.saturating_sub(begun),
             resolution: resolved.saturating_sub(found),
-            connect: connected.saturating_sub(resolved),
+            turn: turn.saturating_sub(resolved),
+            connect: connected.saturating_sub(turn),
             login: logged_in.saturating_sub(connected),
             restore: now.saturating_sub(logged_in),
         }
@@ -108,19 +120,21 @@ mod tests {
         clock.last_sign(ms(700));
         clock.begins(ms(850));
         clock.resolves(Some(ms(1000)), ms(1010));
-        clock.connects(ms(1011));
-        clock.logs_in(ms(1014));
-        clock.logs_in(ms(1015));
+        clock.has_turn(ms(1100));
+        clock.connects(ms(1101));
+        clock.logs_in(ms(1104));
+        clock.logs_in(ms(1105));
         let times = Times {
             detection: ms(750),
             takeover: ms(150),
             resolution: ms(10),
+            turn: ms(90),
             connect: ms(1),
             login: ms(3),
             restore: ms(2),
         };
-        assert_eq!(clock.end(ms(1016)), times);
-        let text = "detection 750.00 ms, takeover 150.00 ms, resolution 10.00 ms, connect 1.00 ms, login 3.00 ms, restore 2.00 ms";
+        assert_eq!(clock.end(ms(1106)), times);
+        let text = "detection 750.00 ms, takeover 150.00 ms, resolution 10.00 ms, turn 90.00 ms, connect 1.00 ms, login 3.00 ms, restore 2.00 ms";
         assert_eq!(times.to_string(), text);
     }
 
