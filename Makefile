@@ -91,9 +91,12 @@ soak: build ## Lose nodes and servers FAILOVERS times under clients that keep bo
 	  VIANET_SOAK_FAILOVERS=$(FAILOVERS) VIANET_SOAK_SEED=$(SEED) VIANET_SOAK_LOAD=$(LOAD) VIANET_SOAK_REPORT="$$(realpath "$(REPORT)")" \
 	  $(CARGO) test --release -q -p vianet-cli --test soak -- --nocapture nothing_is_lost_or_run_twice
 
-.PHONY: bench bench-rdma fuzz
+.PHONY: bench bench-postgres bench-rdma fuzz
 bench: build ## Measure; compare with the floors (vianet bench --check: exit status 1 below one)
 	target/release/vianet bench
+
+bench-postgres: build ## Measure what it costs pgbench that its sessions are followed
+	$(CARGO) test --release -q -p vianet-cli --test pg_observer -- --ignored --nocapture
 
 bench-rdma: build ## Compare with rsockets, AF_SMC and TCP over software RDMA devices in a virtual machine
 	tests/rdma-vm/bench
