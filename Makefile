@@ -47,9 +47,11 @@ fmt: ## Check the format
 	$(call say,format)
 	$(CARGO) fmt --all --check
 
-lint: ## clippy, warnings are errors
+# The fuzz targets are a workspace of their own: else nobody sees that they do not build any more.
+lint: ## clippy, warnings are errors; the fuzz targets too
 	$(call say,clippy)
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz -- -D warnings
 
 doc: ## Build the documentation, warnings are errors
 	$(call say,documentation)

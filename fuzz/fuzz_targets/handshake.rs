@@ -48,6 +48,7 @@ fuzz_target!(|data: &[u8]| {
             ring_bytes: 1 << 16,
             nonce: [2; 16],
             boot_id: [0; 16],
+            patient: choice & 16 != 0,
             resume,
         });
         for part in bytes.chunks(piece) {
@@ -74,7 +75,7 @@ fn frame(mut bytes: &[u8]) -> Vec<u8> {
         let header = Header {
             flags: kind >> 7,
             generation: 5,
-            ..Header::new(Type::from_wire((kind & 0x7f) % 10 + 1).expect("1 to 10"))
+            ..Header::new(Type::from_wire((kind & 0x7f) % 11 + 1).expect("1 to 11"))
         };
         packets.extend(packet(header, payload));
     }

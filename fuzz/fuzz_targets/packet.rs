@@ -13,7 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes = if choice & 1 == 0 {
         rest
     } else {
-        let kind = Type::from_wire((choice >> 1) % 10 + 1).expect("1 to 10");
+        let kind = Type::from_wire((choice >> 1) % 11 + 1).expect("1 to 11");
         let flags = choice >> 6 & 1;
         let header = Header {
             flags,

@@ -18,13 +18,21 @@ fuzz_target!(|data: &[u8]| {
     let (client, server) = rest.split_at(usize::from(cut).min(rest.len()));
     match login.client(client) {
         Client::Wait(more) => assert!(more > 0),
-        Client::AnswerNo(bytes) | Client::Ticket(bytes) => assert!(bytes <= client.len()),
+        Client::Encryption(bytes) => {
+            assert!(bytes <= client.len());
+            // Half of the time the server is asked, else the client is told "no".
+            if choice & 2 != 0 {
+                login.asks();
+            }
+        }
+        Client::Ticket(bytes) => assert!(bytes <= client.len()),
         Client::Started => assert!(login.started()),
         Client::Unwatched | Client::Recognised | Client::Refuse(_) => {}
     }
     match login.server(server) {
         Server::Pass(bytes) => assert!(bytes <= server.len()),
         Server::Proven => assert!(login.challenged()),
+        Server::Encrypts => assert!(login.asking()),
         Server::Refuse(why) => assert!(!pg_login::refusal(why, "node-a").is_empty()),
     }
 });
