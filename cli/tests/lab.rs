@@ -259,6 +259,14 @@ fn up_refuses_what_is_in_the_way_and_leaves_nothing() {
     assert_eq!(out.status.code(), Some(3));
     assert!(text(&out).contains("in the way"), "{}", text(&out));
     assert!(second.dir().join("node-a").exists());
+    // Too long for the sockets in it: the directory that was made for it goes away again.
+    let long = second.dir.path().join("x".repeat(100));
+    let mut up = Command::new(env!("CARGO_BIN_EXE_vianet"));
+    up.args(["lab", "up", "--subnet", &second.subnet, "--dir"]);
+    let out = up.arg(&long).output().unwrap();
+    assert_eq!(out.status.code(), Some(3));
+    assert!(text(&out).contains("too long"), "{}", text(&out));
+    assert!(!long.exists());
     for wrong in ["127.0.0.1", "127.0.251", "10.0.0", "127.0.x"] {
         let out = second.run(&["up", "--subnet", wrong]);
         assert_eq!(out.status.code(), Some(2), "{wrong}");

@@ -67,6 +67,13 @@ pub enum Failed {
     Refused(String),
 }
 
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Lost(text) | Self::Refused(text)) = self;
+        f.write_str(text)
+    }
+}
+
 /// A client of the demo's.
 pub struct Client {
     fd: RawFd,

@@ -157,7 +157,7 @@ impl Work {
             match outcome {
                 Ok(()) => return Ok(()),
                 Err(failed) if Instant::now() > deadline => {
-                    return Err(Failure::failed(format!("row {id}: {failed:?}")));
+                    return Err(Failure::failed(format!("row {id}: {failed}")));
                 }
                 Err(Failed::Refused(_)) => std::thread::sleep(Duration::from_millis(20)),
                 Err(Failed::Lost(_)) => *client = self.connect()?,
@@ -172,7 +172,7 @@ impl Work {
             match Client::connect(self.engine, &self.config) {
                 Ok(client) => return Ok(client),
                 Err(failed) if Instant::now() > deadline => {
-                    return Err(Failure::failed(format!("connecting: {failed:?}")));
+                    return Err(Failure::failed(format!("connecting: {failed}")));
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
@@ -194,7 +194,7 @@ impl Work {
     fn must(&self, client: &mut Client, sql: &str) -> Outcome<Vec<Vec<String>>> {
         client
             .run(sql)
-            .map_err(|e| Failure::failed(format!("{sql}: {e:?}")))
+            .map_err(|e| Failure::failed(format!("{sql}: {e}")))
     }
 
     fn tell(&self, kind: Kind, text: &str) {

@@ -276,7 +276,12 @@ impl Lab {
         let made = !dir.exists();
         fs::create_dir_all(dir).doing(|| dir.display().to_string())?;
         let dir = dir.canonicalize().doing(|| dir.display().to_string())?;
-        let refuse = |text: String| Err(Failure::refused(text));
+        let refuse = |text: String| {
+            if made {
+                let _ = fs::remove_dir(&dir);
+            }
+            Err(Failure::refused(text))
+        };
         let d = dir.display();
         if let Ok(lab) = Self::open(&dir) {
             let what = match (lab.meta.up, lab.meta.down) {

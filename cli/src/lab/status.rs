@@ -6,6 +6,7 @@ use super::process::Life;
 use crate::control;
 use crate::failure::{Failure, Outcome};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 use vianet_node::control::Status;
 
@@ -163,7 +164,6 @@ fn print(lab: &Lab, nodes: &[NodeState]) {
 /// What to do with a new lab.
 pub fn print_up(lab: &Lab, as_json: bool) {
     let client = lab.dir.join("client.toml");
-    let dir = lab.dir.display();
     if as_json {
         let value =
             json!({"ok": true, "dir": lab.dir, "client_toml": client, "engine": lab.meta.engine});
@@ -173,7 +173,8 @@ pub fn print_up(lab: &Lab, as_json: bool) {
     let [a, b] = NodeName::ALL.map(|n| lab.host(n));
     println!("The cluster `{CLUSTER}` runs: node-a ({a}, active) and node-b ({b}, passive).\n");
     let vianet = own_name();
-    println!("  export VIANET_CONFIG={} PGPASSWORD=app", client.display());
+    let [dir, client] = [&lab.dir, &client].map(|path| for_a_shell(path));
+    println!("  export VIANET_CONFIG={client} PGPASSWORD=app");
     println!("  {vianet} resolve sales.lab");
     println!("  {vianet} run -- psql -h sales.lab -U app");
     println!("\nFrom any terminal:\n");
@@ -188,6 +189,16 @@ pub fn print_up(lab: &Lab, as_json: bool) {
     println!("\nWhat the nodes see: http://{a}:{HTTP_PORT}/ and http://{b}:{HTTP_PORT}/");
 }
 
+/// A path as it can be pasted into a shell.
+fn for_a_shell(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+:,@%".contains(&b);
+    match text.bytes().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// How this program can be called from the present directory.
 fn own_name() -> String {
     let own = std::env::current_exe().unwrap_or_default();
@@ -197,7 +208,7 @@ fn own_name() -> String {
         .find(|file| file.is_file());
     match found.and_then(|file| file.canonicalize().ok()) {
         Some(file) if file == own => "vianet".into(),
-        _ => own.display().to_string(),
+        _ => for_a_shell(&own),
     }
 }
 
