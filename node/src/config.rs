@@ -129,23 +129,52 @@ pub struct Peer {
 
 /// `[authority]`: who decides which node is active.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "lowercase", from = "AuthorityTable")]
 pub enum Authority {
     /// Two nodes watch each other (claims 28 and 29). A partition without a fence hook can make two actives.
     Keepalive {
         /// How often the passive asks the active.
-        #[serde(default = "default_interval")]
         interval_ms: u64,
         /// So many unanswered in a row and the passive takes over.
-        #[serde(default = "default_lost_after")]
         lost_after: u32,
         /// How long a node that starts asks its peer who is active before it decides alone.
-        #[serde(default = "default_start_wait")]
         start_wait_ms: u64,
         /// How long a node stays passive after a takeover that failed, or after it resigned.
-        #[serde(default = "default_retry")]
         retry_ms: u64,
     },
+}
+
+/// What is written in the file. Read as an enum by its tag, a wrong value would be reported without its key.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorityTable {
+    kind: AuthorityKind,
+    #[serde(default = "default_interval")]
+    interval_ms: u64,
+    #[serde(default = "default_lost_after")]
+    lost_after: u32,
+    #[serde(default = "default_start_wait")]
+    start_wait_ms: u64,
+    #[serde(default = "default_retry")]
+    retry_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum AuthorityKind {
+    Keepalive,
+}
+
+impl From<AuthorityTable> for Authority {
+    fn from(table: AuthorityTable) -> Self {
+        let AuthorityKind::Keepalive = table.kind;
+        Self::Keepalive {
+            interval_ms: table.interval_ms,
+            lost_after: table.lost_after,
+            start_wait_ms: table.start_wait_ms,
+            retry_ms: table.retry_ms,
+        }
+    }
 }
 
 impl Default for Authority {
@@ -348,6 +377,29 @@ fn argv<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Err
 }
 
 impl Hooks {
+    /// A program that is not there would be found out at the takeover.
+    ///
+    /// # Errors
+    /// The text names the key and the remedy.
+    pub fn check_programs(&self, server: &str) -> Result<(), String> {
+        let all = [
+            ("fence", &self.fence),
+            ("promote", &self.promote),
+            ("demote", &self.demote),
+            ("ready", &self.ready),
+            ("health", &self.health),
+        ];
+        for (key, argv) in all {
+            if let Some(program) = argv.first().filter(|program| !can_be_run(program)) {
+                return Err(format!(
+                    "servers.{server}.hooks.{key} = {program:?}: there is no program of that name that this user can \
+                     run; name an executable file by its path, or one in PATH"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A program that is named by a relative path is below `dir`; one that is a bare name is searched in PATH.
     fn programs_below(&mut self, dir: &Path) {
         let all = [
@@ -365,6 +417,18 @@ impl Hooks {
             }
         }
     }
+}
+
+fn can_be_run(program: &str) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let runs = |file: &Path| {
+        file.is_file() && accessat(CWD, file, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+    };
+    if program.contains('/') {
+        return runs(Path::new(program));
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
+    std::env::split_paths(&path).any(|dir| runs(&dir.join(program)))
 }
 
 impl Default for Hooks {

@@ -19,7 +19,7 @@ struct Args {
     /// The configuration (see docs/configuration.md).
     #[arg(long, value_name = "FILE", default_value = "/etc/vianet/node.toml")]
     config: PathBuf,
-    /// Check the configuration and its key file, and end.
+    /// Check the configuration, its key file and that the programs of its hooks are there, and end.
     #[arg(long)]
     check_config: bool,
 }
@@ -50,7 +50,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(e) => return fail(2, &e.to_string()),
     };
-    if let Err(e) = load_key(&config) {
+    let programs = || {
+        let mut servers = config.servers.iter();
+        servers.try_for_each(|server| server.hooks.check_programs(&server.name))
+    };
+    if let Err(e) = load_key(&config).map(drop).and_then(|()| programs()) {
         return fail(2, &format!("{}: {e}", args.config.display()));
     }
     if args.check_config {

@@ -40,6 +40,25 @@ fn run(lab: &Lab, args: &[&str]) -> (Option<i32>, String) {
 fn check_config_says_what_is_wrong() {
     let lab = Lab::of(1, 230, |_, _| {});
     assert_eq!(run(&lab, &["--check-config"]).0, Some(0));
+    let node = &lab.nodes[0];
+    for (program, is_there) in [
+        ("true", true),
+        ("/bin/true", true),
+        ("no-such-program", false),
+        ("/etc/passwd", false),
+        ("/etc", false),
+        ("./no-such-file", false),
+    ] {
+        let mut config = node.config.clone();
+        config.servers[0].hooks.promote = vec![program.into()];
+        std::fs::write(&node.path, config.to_toml()).unwrap();
+        let (code, text) = run(&lab, &["--check-config"]);
+        let expected = if is_there { 0 } else { 2 };
+        assert_eq!(code, Some(expected), "{program}: {text}");
+        let names = text.contains("hooks.promote = ") && text.contains("node-a.toml");
+        assert!(is_there || names, "{text}");
+    }
+    std::fs::write(&node.path, node.config.to_toml()).unwrap();
     std::fs::remove_file(lab.dir.path().join("cluster.key")).unwrap();
     let (code, text) = run(&lab, &["--check-config"]);
     assert!(

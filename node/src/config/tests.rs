@@ -57,6 +57,18 @@ fn programs_of_hooks_are_found_below_the_file_or_in_path() {
 }
 
 #[test]
+fn a_value_of_the_wrong_type_is_named_with_its_key() {
+    for (good, bad) in [
+        ("interval_ms = 250", "interval_ms = -1"),
+        ("lost_after = 4", "lost_after = \"four\""),
+        ("kind = \"keepalive\"", "kind = \"guess\""),
+    ] {
+        let said = load(&GOOD.replace(good, bad)).unwrap_err();
+        assert!(said.contains(bad), "{said}");
+    }
+}
+
+#[test]
 fn a_peer_that_no_query_address_can_reach_is_refused() {
     let ipv6_only = GOOD.replace("127.0.0.12:1434", "[2001:db8::12]:1434");
     let ipv4_only = ipv6_only.replace(", \"[::1]:1434\"", "");
