@@ -3,13 +3,28 @@
  *
  * \info prints what the connection is like. Events are printed as `EVENT kind node generation`. When a call fails it
  * prints `LOST errno text`, connects again by the same name and prints `CONNECTED`; the line is not sent again. */
+#include <pthread.h>
+#include <signal.h>
+
 #include "harness.h"
 
 static const char *name;
 static int fd;
 
 #ifndef PLAIN_SOCKETS
+static pthread_t own;
+
+/* On the library's own thread, which takes none of the application's signals. */
+static void check_thread(void) {
+    static const int signals[] = {SIGHUP, SIGINT, SIGTERM, SIGALRM, SIGCHLD, SIGUSR1, SIGWINCH};
+    sigset_t blocked;
+    CHECK(!pthread_equal(pthread_self(), own));
+    CHECK(pthread_sigmask(SIG_BLOCK, NULL, &blocked) == 0);
+    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) CHECK(sigismember(&blocked, signals[i]) == 1);
+}
+
 static void on_event(const struct vianet_event *event, void *context) {
+    check_thread();
     static const char *kinds[] = {"?", "failover-begun", "failover-ended", "lost", "resumed"};
     CHECK(context == &fd);
     CHECK(event->kind >= 1 && event->kind <= 4 && event->size >= sizeof *event);
@@ -76,6 +91,7 @@ int main(int argc, char **argv) {
     open_library(argument(argc, argv, 2, "NAME LIBRARY"));
 #endif
 #ifndef PLAIN_SOCKETS
+    own = pthread_self();
     CHECK(vianet_set_event_callback(on_event, &fd) == 0);
     say("VERSION %s", vianet_version());
 #endif

@@ -13,7 +13,8 @@
  *   EINVAL           an argument, a struct's size, or the configuration is not understood
  *   EILSEQ           the name is not UTF-8
  *   ENAMETOOLONG     the name is longer than 255 bytes
- *   EBADF            the descriptor is not open, or was closed by another thread meanwhile
+ *   EBADF            the descriptor is not open, or was closed by another thread meanwhile (a number that was closed by
+ *                    close(2) may go on for a moment: use vianet_close)
  *   ENOTSOCK         the descriptor is open and is not a connection by name
  *   ENOENT           no such cluster in the configuration
  *   EADDRNOTAVAIL    the cluster does not know the server name
