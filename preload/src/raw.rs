@@ -1,19 +1,21 @@
 //! Raw system calls in the shape of the C library's functions: what [`real`](crate::real) holds until the constructor ran,
 //! and for a function that the C library does not have.
 //!
-//! Functions that are no system call (`getaddrinfo`, `fdopen`) fail here in their own way; nothing calls them
-//! before constructors ran.
+//! Functions that are no system call (`getaddrinfo`, `fclose`) are looked up each time, and fail in their own way where the C
+//! library does not have them. The libraries of a program are initialised before one that is preloaded: libselinux closes a
+//! stream in its constructor.
 
 #![allow(clippy::missing_safety_doc)]
 
 use crate::outcome::set_errno;
+use crate::real::next;
 use libc::{
-    SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup3, SYS_execve, SYS_fcntl,
+    FILE, SYS_close, SYS_close_range, SYS_connect, SYS_dup, SYS_dup3, SYS_execve, SYS_fcntl,
     SYS_getpeername, SYS_getsockname, SYS_getsockopt, SYS_ioctl, SYS_ppoll, SYS_read, SYS_readv,
     SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_sendfile, SYS_sendmmsg, SYS_sendmsg, SYS_sendto,
-    SYS_setsockopt, SYS_shutdown, SYS_splice, SYS_write, SYS_writev, c_char, c_int, c_long, c_uint,
-    c_ulong, c_void, hostent, iovec, mmsghdr, msghdr, nfds_t, off_t, pollfd, sigset_t, size_t,
-    sockaddr, socklen_t, ssize_t, timespec,
+    SYS_setsockopt, SYS_shutdown, SYS_splice, SYS_write, SYS_writev, addrinfo, c_char, c_int,
+    c_long, c_uint, c_ulong, c_void, hostent, iovec, mmsghdr, msghdr, nfds_t, off_t, pollfd,
+    sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
 };
 use std::ptr::{null, null_mut};
 
@@ -237,76 +239,48 @@ pub unsafe extern "C-unwind" fn execv(path: *const c_char, argv: *const *const c
     unsafe { execve(path, argv, environ) }
 }
 
+/// What is no system call is looked up where it is called so early: in the constructor of another library, which runs
+/// before ours.
+macro_rules! looked_up {
+    ($($name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $symbol:literal, or $without:expr;)*) => {
+        $(pub unsafe extern "C-unwind" fn $name($($arg: $ty),*) -> $ret {
+            type Function = unsafe extern "C-unwind" fn($($ty),*) -> $ret;
+            let Some(found) = next($symbol) else {
+                return $without;
+            };
+            // SAFETY: the C library's function of this name has this type.
+            let function = unsafe { std::mem::transmute::<*mut (), Function>(found) };
+            // SAFETY: the caller keeps to the contract of the C function.
+            unsafe { function($($arg),*) }
+        })*
+    };
+}
+
+looked_up! {
+    execvp(file: *const c_char, argv: *const *const c_char) -> c_int = c"execvp", or unavailable();
+    execvpe(file: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int
+        = c"execvpe", or unavailable();
+    fexecve(fd: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int
+        = c"fexecve", or unavailable();
+    fdopen(fd: c_int, mode: *const c_char) -> *mut FILE = c"fdopen", or {
+        unavailable();
+        null_mut()
+    };
+    fclose(stream: *mut FILE) -> c_int = c"fclose", or unavailable();
+    getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo,
+        result: *mut *mut addrinfo) -> c_int = c"getaddrinfo", or libc::EAI_AGAIN;
+    gethostbyname(name: *const c_char) -> *mut hostent = c"gethostbyname", or null_mut();
+    gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent
+        = c"gethostbyname2", or null_mut();
+    gethostbyname_r(name: *const c_char, host: *mut hostent, buf: *mut c_char, len: size_t,
+        result: *mut *mut hostent, h_errno: *mut c_int) -> c_int
+        = c"gethostbyname_r", or libc::ENOSYS;
+    gethostbyname2_r(name: *const c_char, family: c_int, host: *mut hostent, buf: *mut c_char,
+        len: size_t, result: *mut *mut hostent, h_errno: *mut c_int) -> c_int
+        = c"gethostbyname2_r", or libc::ENOSYS;
+}
+
 fn unavailable() -> c_int {
     set_errno(libc::ENOSYS);
     -1
-}
-
-pub unsafe extern "C-unwind" fn execvp(_: *const c_char, _: *const *const c_char) -> c_int {
-    unavailable()
-}
-
-pub unsafe extern "C-unwind" fn execvpe(
-    _: *const c_char,
-    _: *const *const c_char,
-    _: *const *const c_char,
-) -> c_int {
-    unavailable()
-}
-
-pub unsafe extern "C-unwind" fn fexecve(
-    _: c_int,
-    _: *const *const c_char,
-    _: *const *const c_char,
-) -> c_int {
-    unavailable()
-}
-
-pub unsafe extern "C-unwind" fn fdopen(_: c_int, _: *const c_char) -> *mut libc::FILE {
-    unavailable();
-    null_mut()
-}
-
-pub unsafe extern "C-unwind" fn fclose(_: *mut libc::FILE) -> c_int {
-    unavailable()
-}
-
-pub unsafe extern "C-unwind" fn getaddrinfo(
-    _: *const c_char,
-    _: *const c_char,
-    _: *const libc::addrinfo,
-    _: *mut *mut libc::addrinfo,
-) -> c_int {
-    libc::EAI_AGAIN
-}
-
-pub unsafe extern "C-unwind" fn gethostbyname(_: *const c_char) -> *mut hostent {
-    null_mut()
-}
-
-pub unsafe extern "C-unwind" fn gethostbyname2(_: *const c_char, _: c_int) -> *mut hostent {
-    null_mut()
-}
-
-pub unsafe extern "C-unwind" fn gethostbyname_r(
-    _: *const c_char,
-    _: *mut hostent,
-    _: *mut c_char,
-    _: size_t,
-    _: *mut *mut hostent,
-    _: *mut c_int,
-) -> c_int {
-    libc::ENOSYS
-}
-
-pub unsafe extern "C-unwind" fn gethostbyname2_r(
-    _: *const c_char,
-    _: c_int,
-    _: *mut hostent,
-    _: *mut c_char,
-    _: size_t,
-    _: *mut *mut hostent,
-    _: *mut c_int,
-) -> c_int {
-    libc::ENOSYS
 }

@@ -117,7 +117,7 @@ real! {
 }
 
 /// What the program would call if we were not there.
-fn next(symbol: &CStr) -> Option<*mut ()> {
+pub fn next(symbol: &CStr) -> Option<*mut ()> {
     // SAFETY: `symbol` is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_NEXT, symbol.as_ptr()) };
     (!found.is_null()).then_some(found.cast())

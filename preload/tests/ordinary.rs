@@ -28,6 +28,8 @@ fn small_tools() {
         "getent hosts localhost; getent ahosts 127.0.0.1; getent hosts no.such.host.invalid",
         "diff <(seq 1 1000) <(seq 1 2 1000) | md5sum",
         "env -i /bin/sh -c 'echo ${LD_PRELOAD-none}'",
+        // Nothing that a library does before ours is initialised leaves a descriptor open.
+        "ls /proc/self/fd",
     ] {
         same(|| sh(script));
     }
@@ -128,6 +130,48 @@ fn every_hooked_call_in_c() {
             "{}",
             text(&output)
         );
+    }
+}
+
+/// Another library's constructor runs before ours.
+#[test]
+fn constructors_of_other_libraries() {
+    if !available("cc") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let source = common::root().join("preload/tests/c/early.c");
+    let (library, program) = (
+        directory.path().join("libearly.so"),
+        directory.path().join("early"),
+    );
+    let mut cc = Command::new("cc");
+    cc.args([
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-DLIBRARY",
+    ]);
+    let output = finish(cc.arg(&source).arg("-o").arg(&library));
+    assert!(output.status.success(), "{}", text(&output));
+    let mut cc = Command::new("cc");
+    cc.args(["-Wall", "-Wextra", "-Werror"]).arg(&source);
+    cc.arg(&library).arg("-o").arg(&program);
+    let output = finish(&mut cc);
+    assert!(output.status.success(), "{}", text(&output));
+    let run = |exec: Option<&str>| {
+        let mut command = Command::new(&program);
+        // Inherited by what is exec'd, which does not have the library.
+        command.env("LD_LIBRARY_PATH", directory.path());
+        exec.map(|exec| command.env("EARLY_EXEC", exec));
+        command
+    };
+    let said = text(&finish(preload(&mut run(None))));
+    assert!(said.contains("still open: 0"), "{said}");
+    for exec in [None, Some("execvp"), Some("execvpe"), Some("fexecve")] {
+        same(|| run(exec));
     }
 }
 
