@@ -212,3 +212,32 @@ fn first(rows: &[Vec<String>]) -> &str {
         .and_then(|row| row.first())
         .map_or("", String::as_str)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lost_row_or_one_twice_or_none_at_all_is_a_bad_verdict() {
+        let good = || Verdict {
+            acknowledged: 7,
+            quiet: Some(true),
+            ..Verdict::default()
+        };
+        assert!(good().good() && good().to_string().contains("Verdict: good"));
+        for bad in [
+            Verdict { lost: 1, ..good() },
+            Verdict { twice: 1, ..good() },
+            Verdict {
+                acknowledged: 0,
+                ..good()
+            },
+            Verdict {
+                quiet: Some(false),
+                ..good()
+            },
+        ] {
+            assert!(!bad.good() && bad.to_string().contains("Verdict: BAD"));
+        }
+    }
+}
