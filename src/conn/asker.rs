@@ -193,7 +193,12 @@ impl Asker {
                 ),
             };
         }
-        for problem in &self.problems {
+        let hangs = |(lookup, _): &(Lookup, u16)| {
+            let host = lookup.host();
+            format!("{host}: its address is still being looked up")
+        };
+        let hanging = self.lookups.iter().map(hangs);
+        for problem in self.problems.iter().cloned().chain(hanging) {
             let separator = if text.is_empty() { "" } else { "; " };
             let _ = write!(text, "{separator}{problem}");
         }

@@ -15,6 +15,7 @@ const MAX_LOOKUPS: u32 = 16;
 
 /// One lookup on its way.
 pub(crate) struct Lookup {
+    host: String,
     wake: Arc<OwnedFd>,
     result: Receiver<Result<Vec<IpAddr>, String>>,
 }
@@ -25,7 +26,12 @@ impl Lookup {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(eventfd(0, flags).map_err(|e| format!("eventfd: {e}"))?);
         let (send, result) = channel();
-        let (host, waker) = (host.to_owned(), wake.clone());
+        let lookup = Self {
+            host: host.to_owned(),
+            wake: wake.clone(),
+            result,
+        };
+        let (host, waker) = (host.to_owned(), wake);
         let seat =
             Seat::take().ok_or("too many host name lookups hang: name the node by address")?;
         let work = move || {
@@ -43,7 +49,12 @@ impl Lookup {
             .stack_size(256 << 10);
         crate::signals::with_signals_blocked(|| thread.spawn(work))
             .map_err(|e| format!("no thread for the lookup: {e}"))?;
-        Ok(Self { wake, result })
+        Ok(lookup)
+    }
+
+    /// Whose addresses.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
     }
 
     /// Readable once [`Lookup::poll`] has something.

@@ -343,6 +343,11 @@ fn host_names_are_looked_up_and_bad_ones_reported() {
     let mut named = cluster(&[]);
     named.nodes = vec![format!("localhost:{}", node.addr.port())];
     assert_eq!(found(ask(&named, 0)).node, "node-a");
+    // Nobody has looked for the result yet.
+    let name = name();
+    let asker = Asker::start(&name, &named, 0, Duration::ZERO).unwrap();
+    let text = asker.report();
+    assert!(text.contains("localhost: its address is still"), "{text}");
     named.nodes = vec!["no-such-host.invalid".into(), "a:b:c".into()];
     let (why, text) = not_found(ask(&named, 0));
     assert_eq!(why, NotResolved::Nobody);
