@@ -31,6 +31,7 @@
  *   EAGAIN           the call would block: O_NONBLOCK, MSG_DONTWAIT, SO_RCVTIMEO or SO_SNDTIMEO
  *   EINTR            a signal handler ran
  *   EPROTONOSUPPORT  strict = true, and only a plain transport is offered
+ *   EIO              a defect inside vianet ended the call, or the connection: please report the text
  *   EMFILE, ENOMEM   the process is out of descriptors or memory
  *   others           of the system call that the text names
  *
