@@ -233,8 +233,8 @@ fn a_blocking_receiver_never_sees_a_question() {
                 while bed.a.sql().asked() == asked && std::time::Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                std::thread::sleep(Duration::from_millis(5));
-                // What moves is a reason for the next one.
+                // What moves from here on is a reason for the next one.
+                movable(fd);
                 asked = bed.a.sql().asked();
                 bed.a.say(&words);
                 assert_eq!(reader.join().unwrap(), words);
