@@ -37,7 +37,7 @@ help: ## Show this list
 
 # ---------------------------------------------------------------------------------------------------------- tests
 .PHONY: test tools fmt lint doc unit loom
-test: tools fmt lint doc debug unit loom test-rdma-provider ## Everything that must be green (installs what it needs when root on Debian)
+test: tools fmt lint doc debug unit loom test-rdma ## Everything that must be green (installs what it needs when root on Debian)
 	@printf '\nmake test: all green\n'
 
 tools: ## Install, or name, the programs that the tests need
@@ -69,14 +69,10 @@ loom: ## Check ring, wake words and channel with loom
 	  $(CARGO) test --release --target-dir target/loom -p vianet --lib loom_
 
 # Bindings are committed; headers are needed for these two only.
-.PHONY: test-rdma test-rdma-provider rdma-bindings
-test-rdma: ## Run all RDMA tests in a virtual machine with software devices (skips where there is none)
+.PHONY: test-rdma rdma-bindings
+test-rdma: ## Run the RDMA tests in virtual machines with software devices (skips where there are none)
 	$(call say,rdma)
 	CARGO="$(CARGO)" tests/rdma-vm/test
-
-test-rdma-provider: ## Of these the provider's own, a few minutes
-	$(call say,rdma)
-	CARGO="$(CARGO)" tests/rdma-vm/test --quick
 
 rdma-bindings: ## Make src/via/rdma/layout.rs from the headers of libibverbs and librdmacm
 	src/via/rdma/layout.sh

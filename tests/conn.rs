@@ -30,6 +30,9 @@ use vianet::conn::{self, Options};
 use vianet::resolve::Role;
 use vianet::via::Transport;
 
+/// See [`rounds`].
+const FEWER: usize = 4;
+
 /// "Never", not "how fast".
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -181,6 +184,14 @@ fn transports() -> Vec<Transport> {
     match rdma_device() {
         Some(_) => vec![Transport::Rdma],
         None => vec![Transport::Shm, Transport::Tcp],
+    }
+}
+
+/// So many rounds of what goes wrong seldom: a quarter of them on a device, for the same reason.
+fn rounds(usual: usize) -> usize {
+    match rdma_device() {
+        Some(_) => usual.div_ceil(FEWER),
+        None => usual,
     }
 }
 

@@ -48,7 +48,7 @@ struct Node {
 struct User {
     channel: Weak<Channel>,
     /// What was seen of the channel's progress.
-    progress: (u64, u64, u64),
+    progress: Progress,
     /// When it moved last, or was asked.
     since: Duration,
     /// How often it was asked since.
@@ -76,14 +76,7 @@ impl Probes {
             return; // the server behind it knows no probes; TCP itself tells
         }
         let Some(addr) = answer.from else { return };
-        let user = User {
-            progress: progress(&channel),
-            channel: Arc::downgrade(&channel),
-            since: now,
-            asked: 0,
-            conn: conn.me.clone(),
-            suspect: false,
-        };
+        let user = User::new(&channel, conn.me.clone(), now);
         let server = &conn.name.server;
         let known = |node: &&mut Node| {
             node.addr == addr && node.server == *server && node.pinned == conn.pinned
@@ -267,14 +260,15 @@ impl Node {
         }
     }
 
-    /// Any progress of any channel is a sign of life.
+    /// Whatever any channel brings from the node is a sign of life. That a device takes what is sent is none, for it does so
+    /// whether or not the process behind it runs; but then the path is not dead.
     fn listen_to_channels(&mut self, now: Duration) {
         let mut alive = false;
         for user in self.users.values_mut() {
             if let Some(channel) = user.channel.upgrade() {
-                let seen = progress(&channel);
+                let seen = Progress::of(&channel);
+                alive |= seen.said != user.progress.said;
                 if seen != user.progress {
-                    alive = true;
                     user.since = now;
                     user.asked = 0;
                 }
@@ -306,7 +300,37 @@ impl Node {
     }
 }
 
+/// What counts grow while a channel is of use.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Progress {
+    /// The node's: bytes that came, bytes that it has acknowledged, what else it said.
+    said: [u64; 3],
+    /// Its host's.
+    taken: u64,
+}
+
+impl Progress {
+    fn of(channel: &Channel) -> Self {
+        let arrived = channel.rx.tail().unwrap_or_else(|_| channel.rx.head());
+        Self {
+            said: [arrived, channel.acked(), channel.wire.heard()],
+            taken: channel.wire.taken(),
+        }
+    }
+}
+
 impl User {
+    fn new(channel: &Arc<Channel>, conn: Weak<Conn>, now: Duration) -> Self {
+        Self {
+            progress: Progress::of(channel),
+            channel: Arc::downgrade(channel),
+            since: now,
+            asked: 0,
+            conn,
+            suspect: false,
+        }
+    }
+
     fn is_silent(&self, now: Duration) -> bool {
         let [waiting, idle] = SILENT;
         let silent = now.saturating_sub(self.since);
@@ -322,7 +346,6 @@ fn outdated(channel: &Weak<Channel>, generation: Generation) -> bool {
         .is_none_or(|channel| generation < channel.accept.generation)
 }
 
-fn progress(channel: &Channel) -> (u64, u64, u64) {
-    let arrived = channel.rx.tail().unwrap_or_else(|_| channel.rx.head());
-    (arrived, channel.acked(), channel.wire.heard())
-}
+#[cfg(all(test, not(loom)))]
+#[path = "probes_tests.rs"]
+mod tests;

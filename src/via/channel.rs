@@ -110,6 +110,11 @@ pub trait Wire: Send + Sync {
     fn heard(&self) -> u64 {
         0
     }
+    /// Counts what the peer's host is known to have taken of what was sent: a count that grows shows that the path works, and
+    /// nothing of the peer, who may be stopped. 0 where the wire cannot tell.
+    fn taken(&self) -> u64 {
+        0
+    }
     /// Tells the peer a word about a [switchover](super::switchover), best effort and without blocking; only the last one
     /// need arrive.
     fn say(&self, _channel: &Channel, _word: u8) {}

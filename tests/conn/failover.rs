@@ -82,28 +82,74 @@ fn a_stream_with_an_answer_outstanding_is_reset() {
             conn::find(fd).unwrap().info().why_not_movable,
             Some("not_acknowledged")
         );
+        wait_for("the node to have it", || bed.a.channels() == 1);
         bed.b.set_role(Role::Active, 2000);
         bed.a.kill();
-        let error = conn::find(fd).unwrap().recv(&mut [0; 4], 0).err().unwrap();
-        assert_eq!(error.errno(), libc::ECONNRESET, "{error}");
-        wait_for("HUP", || {
-            poll_one(fd, libc::POLLIN, 100) & libc::POLLHUP != 0
-        });
-        // Whoever comes later, or on another thread, must not take the loss for an end in good order.
-        assert_eq!(
-            conn::find(fd).unwrap().take_error(),
-            0,
-            "SO_ERROR is told once"
-        );
-        let again = conn::find(fd).unwrap().recv(&mut [0; 4], 0).unwrap_err();
-        assert_eq!(again.errno(), libc::ECONNRESET);
-        let send = conn::find(fd).unwrap().send(&[IoSlice::new(b"x")], 0);
-        assert_eq!(send.unwrap_err().errno(), libc::EPIPE);
-        conn::close(fd).unwrap();
+        is_reset(&bed, fd);
         let fd = bed.connect(transport);
         assert_eq!(conn::find(fd).unwrap().info().node, "node-b");
         conn::close(fd).unwrap();
     }
+}
+
+/// The client may have a channel before the node has begun to use it.
+#[test]
+fn a_node_that_dies_while_it_accepts_is_lost() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = bed(66 + n as u8, Behaviour::Deaf);
+        let fd = bed.connect(transport);
+        send_all(fd, b"never answered");
+        bed.b.set_role(Role::Active, 2000);
+        bed.a.kill();
+        is_reset(&bed, fd);
+    }
+}
+
+/// A device takes what is sent although the process behind it is stopped: that is no life of the node's. So it is where the client
+/// may send no message any more, and only feels the path.
+#[test]
+fn a_frozen_node_is_lost_though_its_device_lives() {
+    for (n, transport) in transports().into_iter().enumerate() {
+        let bed = bed(68 + n as u8, Behaviour::Deaf);
+        bed.lost_after(3);
+        let fd = bed.connect(transport);
+        wait_for("the node to have it", || bed.a.channels() == 1);
+        bed.b.set_role(Role::Active, 2000);
+        bed.a.freeze();
+        for _ in 0..1000 {
+            let piece = [IoSlice::new(&[7; 8])];
+            if conn::find(fd)
+                .unwrap()
+                .send(&piece, libc::MSG_DONTWAIT)
+                .is_err()
+            {
+                break;
+            }
+        }
+        is_reset(&bed, fd);
+    }
+}
+
+/// An answer was outstanding, and the node is lost.
+#[track_caller]
+fn is_reset(bed: &Bed, fd: RawFd) {
+    let error = conn::find(fd).unwrap().recv(&mut [0; 4], 0).err().unwrap();
+    assert_eq!(error.errno(), libc::ECONNRESET, "{error}");
+    wait_for("HUP", || {
+        poll_one(fd, libc::POLLIN, 100) & libc::POLLHUP != 0
+    });
+    // Whoever comes later, or on another thread, must not take the loss for an end in good order.
+    assert_eq!(
+        conn::find(fd).unwrap().take_error(),
+        0,
+        "SO_ERROR is told once"
+    );
+    let again = conn::find(fd).unwrap().recv(&mut [0; 4], 0).unwrap_err();
+    assert_eq!(again.errno(), libc::ECONNRESET);
+    let send = conn::find(fd).unwrap().send(&[IoSlice::new(b"x")], 0);
+    assert_eq!(send.unwrap_err().errno(), libc::EPIPE);
+    assert_eq!(bed.b.accepted(), 0);
+    conn::close(fd).unwrap();
 }
 
 #[test]

@@ -61,6 +61,8 @@ struct Shared {
     generation: AtomicU64,
     role: AtomicU32,
     stop: AtomicBool,
+    /// No channel stands: one that was being accepted breaks as well.
+    killed: AtomicBool,
     /// UDP stays silent.
     mute: AtomicBool,
     /// Resumptions are refused, and so many were.
@@ -87,6 +89,7 @@ impl Node {
             generation: AtomicU64::new(1000),
             role: AtomicU32::new(role as u32),
             stop: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
             mute: AtomicBool::new(false),
             refuses: AtomicBool::new(false),
             refused: AtomicU32::new(0),
@@ -163,8 +166,7 @@ impl Node {
 
     /// As kill -9: every channel breaks without a word, nobody answers any more.
     pub fn kill(&self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        self.break_channels();
+        self.shared.kill();
     }
 
     /// The transport of every channel breaks, the node lives.
@@ -362,6 +364,12 @@ fn resume(incoming: Box<dyn Incoming>, id: u64, shared: &Arc<Shared>, node: &str
 }
 
 impl Shared {
+    fn kill(&self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.killed.store(true, Ordering::SeqCst);
+        self.break_channels();
+    }
+
     fn break_channels(&self) {
         for channel in self.channels.lock().unwrap().drain(..) {
             channel.fail(Broken::Transport("cut by the test".into()));
@@ -384,6 +392,9 @@ impl Shared {
         let channel = Arc::new(channel);
         channel.activate();
         self.channels.lock().unwrap().push(Arc::clone(&channel));
+        if self.killed.load(Ordering::SeqCst) {
+            self.break_channels();
+        }
         channel
     }
 
@@ -411,9 +422,9 @@ fn serve(mut channel: Arc<Channel>, shared: &Shared) {
         Behaviour::Echo | Behaviour::EchoOnce | Behaviour::Held => {}
         Behaviour::Deaf => return,
         Behaviour::Sql => {
-            let lost = |only_breaks: bool| {
-                shared.stop.fetch_or(!only_breaks, Ordering::SeqCst);
-                shared.break_channels();
+            let lost = |only_breaks: bool| match only_breaks {
+                true => shared.break_channels(),
+                false => shared.kill(),
             };
             return super::sql::serve(channel, &shared.sql, |it| shared.park(it), lost);
         }

@@ -420,7 +420,7 @@ fn what_was_read_without_the_library_as_it_came_does_not_come_again() {
     let bed = bed(234, Behaviour::Echo);
     for transport in transports() {
         let fd = bed.connect(transport);
-        for n in 0..3000_u16 {
+        for n in 0..rounds(3000) as u16 {
             let [a, b] = n.to_le_bytes();
             send_all(fd, &[a, b]);
             let mut byte = [0; 1];

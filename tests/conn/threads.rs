@@ -106,7 +106,7 @@ fn numbers_are_opened_and_closed_by_many_at_once() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for n in 0..30 {
+                for n in 0..rounds(30) {
                     let of = transports();
                     let fd = bed.connect(of[n % of.len()]);
                     send_all(fd, b"q");

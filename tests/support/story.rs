@@ -191,10 +191,17 @@ impl Story {
     /// The application's VIA connections to a node: those on which its stream travelled.
     pub fn via_connections(&self, node: usize) -> Vec<ViaConnection> {
         if let Some(carried) = &self.carried {
-            let opened = self.logs[node].lines().filter(|line| {
-                line.contains("event=\"channel-open\"") && line.contains("transport=rdma")
-            });
-            return opened
+            let event = |line: &str, name: &str| line.contains(&format!("event=\"{name}\""));
+            let channel = |line: &str| logged(line, "channel").to_owned();
+            let lines = || self.logs[node].lines();
+            // One that the client no longer waited for when it was accepted: no byte came.
+            let unused: Vec<_> = lines()
+                .filter(|line| event(line, "channel-closed") && logged(line, "from_client") == "0")
+                .map(channel)
+                .collect();
+            return lines()
+                .filter(|line| event(line, "channel-open") && line.contains("transport=rdma"))
+                .filter(|line| !unused.contains(&channel(line)))
                 .map(|line| ViaConnection::logged(line, NODES[node], &carried[node]))
                 .collect();
         }
@@ -295,20 +302,15 @@ impl ViaConnection {
 
     /// From the line of the node that accepted. (That the accept was signed is in the library's journal.)
     fn logged(line: &str, node: &str, carried: &Carried) -> Self {
-        let after = |key: &str| {
-            let rest = line.split(key).nth(1);
-            let value = rest.and_then(|rest| rest.split(' ').next());
-            value.unwrap_or_else(|| panic!("no {key} in {line}"))
-        };
         Self {
             begun: instant(
                 line.split_whitespace()
                     .next()
                     .expect("begins with its time"),
             ),
-            server: after(" server=").trim_matches('"').to_owned(),
+            server: logged(line, "server").trim_matches('"').to_owned(),
             node: node.to_owned(),
-            generation: after(" generation=").parse().expect("a number"),
+            generation: logged(line, "generation").parse().expect("a number"),
             evidence: Evidence::Device(carried.clone()),
         }
     }
@@ -358,6 +360,13 @@ impl Carried {
             packets: sent.map(|(after, before)| after - before),
         })
     }
+}
+
+/// A field of a line of a daemon's log.
+fn logged<'a>(line: &'a str, key: &str) -> &'a str {
+    let rest = line.split(&format!(" {key}=")).nth(1);
+    let value = rest.and_then(|rest| rest.split(' ').next());
+    value.unwrap_or_else(|| panic!("no {key} in {line}"))
 }
 
 /// A moment in a daemon's log, `2026-11-27T21:51:52.123456Z`.

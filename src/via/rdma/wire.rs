@@ -348,13 +348,15 @@ impl Wire for RdmaWire {
     }
 
     fn heard(&self) -> u64 {
-        let core = &self.core;
-        // That the peer's device has taken something is a sign of life too; iWARP reports what it has not taken yet.
-        let taken = match core.link.pair().immediates() {
-            true => core.link.finished().into(),
-            false => 0,
-        };
         // The handshake was heard.
-        1 + core.heard.load(Ordering::Relaxed) + taken
+        1 + self.core.heard.load(Ordering::Relaxed)
+    }
+
+    fn taken(&self) -> u64 {
+        // iWARP reports what the peer's device has not taken yet.
+        match self.core.link.pair().immediates() {
+            true => self.core.link.finished().into(),
+            false => 0,
+        }
     }
 }

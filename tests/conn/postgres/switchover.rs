@@ -35,7 +35,7 @@ fn an_order_that_is_taken_back_lets_everybody_go_on() {
                     ran.fetch_add(1, Ordering::SeqCst);
                 }
             });
-            for round in 0..400_u64 {
+            for round in 0..rounds(400) as u64 {
                 bed.a.order(if round % 3 == 0 {
                     Order::Tell
                 } else {
