@@ -1,0 +1,128 @@
+//! The PostgreSQL drivers of other languages, unmodified and as they come, below `vianet run`: their open sessions go on on the
+//! second server, what is lost is an error, and what nobody knows is never tried again. `pg_drivers/` has a program for each; they
+//! obey lines and answer with one. `VIANET_TEST_TIMES` says how often the nodes are lost under idle sessions.
+//!
+//! Skipped, with a line that says so, where PostgreSQL or its server headers are not installed; and so is each driver.
+
+#[path = "pg_drivers/drivers.rs"]
+mod drivers;
+#[path = "pg_ext/mod.rs"]
+mod pg_ext;
+#[path = "pg_lab/mod.rs"]
+mod pg_lab;
+#[path = "pg_lab/psql.rs"]
+mod psql;
+
+use drivers::{Driver, Program};
+use pg_lab::LIMIT;
+use psql::{Movable, times};
+use serde_json::Value;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const SCHEMA: &str = "create schema sales; create table sales.notes (id int, tenant text, note text); \
+     insert into sales.notes values (1, '41', 'of another tenant'), (1, '42', 'mine'); \
+     create role reader; grant reader to app; grant usage on schema sales to reader; \
+     grant select, insert on sales.notes to reader; \
+     alter table sales.notes enable row level security; \
+     create policy own on sales.notes using (tenant = current_setting('app.tenant'))";
+
+/// What the statement answers: the row of the tenant, the role, settings, and that it is prepared on the server.
+const STATE: &str = "mine|reader|sales, pg_catalog|Asia/Kathmandu|42|1";
+
+/// Waits until every session would move, as each of them says when a planned switchover asks; which also says that the other node
+/// can take over.
+fn until_movable(movable: &Movable, programs: &[Program]) {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let active = movable.lab.status()["active"]["sales"].clone();
+        let other = if active == "node-a" { "node-b" } else { "node-a" };
+        let out = Command::new(env!("CARGO_BIN_EXE_vianet"))
+            .args(["switchover", "lab\\sales", "--to", other, "--dry-run", "--json"])
+            .env("VIANET_CONFIG", movable.lab.dir().join("client.toml"))
+            .output()
+            .unwrap();
+        let told: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+        let sessions = told["sessions"].as_array().map_or(&[][..], |all| all);
+        let movable = sessions.iter().filter(|it| it["movable"] == "yes");
+        if movable.count() == programs.len() {
+            return;
+        }
+        if Instant::now() >= end {
+            let all: Vec<_> = programs.iter().map(Program::about).collect();
+            panic!("{}{}", pg_lab::text(&out), all.join("\n"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn drivers_go_on_as_if_nothing_had_happened() {
+    let drivers = Driver::installed();
+    let Some(movable) = Movable::up("postgres", 190, &[]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.superuser("node-a", SCHEMA);
+    let mut programs = Vec::new();
+    for transport in ["shm", "tcp"] {
+        programs.extend(drivers.iter().map(|it| Program::start(lab, *it, transport)));
+    }
+    // All begin at once: some take their time.
+    programs.iter_mut().for_each(|it| it.tell("login app"));
+    programs.iter().for_each(|it| assert_eq!(it.good(), "open"));
+
+    let ask = |programs: &mut Vec<Program>| {
+        for _ in 0..3 {
+            for program in programs.iter_mut() {
+                assert_eq!(program.ask("ask"), STATE, "{}", program.about());
+            }
+        }
+    };
+    for _ in 0..times() {
+        ask(&mut programs);
+        until_movable(&movable, &programs);
+        let lost = movable.lose();
+        ask(&mut programs);
+        movable.bring_back(lost);
+    }
+
+    // A transaction that is open is lost, and says so; then the session is as it was.
+    until_movable(&movable, &programs);
+    for program in &mut programs {
+        assert_eq!(program.ask("block"), "in a block");
+    }
+    let lost = movable.lose();
+    for program in &mut programs {
+        let told = program.failed("commit");
+        assert_eq!(told, program.driver.lost(), "{}", program.about());
+        assert_eq!(program.ask("rollback"), "None", "{}", program.about());
+        assert_eq!(program.ask("ask"), STATE, "{}", program.about());
+    }
+    movable.bring_back(lost);
+
+    // One that runs is not known to have run, and is not run again.
+    programs.iter_mut().for_each(|it| it.tell("sleep"));
+    let running = "select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep(600)%' \
+         and pid <> pg_backend_pid()";
+    let active = lab.status()["active"]["sales"].clone();
+    let end = Instant::now() + LIMIT;
+    while lab.superuser(active.as_str().unwrap(), running) != programs.len().to_string() {
+        assert!(Instant::now() < end, "they do not begin");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    movable.lose();
+    for program in &mut programs {
+        let told = program.heard_failure();
+        assert_eq!(told, program.driver.unknown(), "{}", program.about());
+    }
+    let active = lab.status()["active"]["sales"].clone();
+    let rows = "select string_agg(note, ',' order by note) from sales.notes";
+    let rows = lab.superuser(active.as_str().unwrap(), rows);
+    assert_eq!(rows, "mine,of another tenant");
+    assert_eq!(lab.superuser(active.as_str().unwrap(), running), "0");
+    // The same program opens another one.
+    programs.iter_mut().for_each(|it| it.tell("login app"));
+    programs.iter().for_each(|it| assert_eq!(it.good(), "open"));
+    ask(&mut programs);
+}
