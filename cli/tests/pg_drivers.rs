@@ -94,10 +94,17 @@ fn drivers_go_on_as_if_nothing_had_happened() {
     }
     let lost = movable.lose();
     for program in &mut programs {
-        let told = program.failed("commit");
+        let told = program.failed("ask");
         assert_eq!(told, program.driver.lost(), "{}", program.about());
         assert_eq!(program.ask("rollback"), "None", "{}", program.about());
-        assert_eq!(program.ask("ask"), STATE, "{}", program.about());
+        // psycopg 3 forgets at a rollback what it has prepared, and prepares it again after so many times.
+        let mut state = program.ask("ask");
+        for _ in 0..5 {
+            let differs = state.trim_end_matches(char::is_numeric) != STATE.trim_end_matches('1');
+            assert!(!differs, "{state}: {}", program.about());
+            state = program.ask("ask");
+        }
+        assert_eq!(state, STATE, "{}", program.about());
     }
     movable.bring_back(lost);
 

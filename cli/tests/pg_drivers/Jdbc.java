@@ -12,7 +12,7 @@ public class Jdbc {
     };
     static final String STATE =
         "select note, current_user, current_setting('search_path'), current_setting('TimeZone'), current_setting('app.tenant'),"
-            + " (select count(*) from pg_prepared_statements) from notes where id = ?";
+            + " (select count(*) from pg_prepared_statements where position('notes' in statement) > 0) from notes where id = ?";
 
     static Connection connection;
     static PreparedStatement state;

@@ -10,7 +10,7 @@ const SETUP = [
 const STATE = {
   name: 'state',
   text: "select note, current_user, current_setting('search_path'), current_setting('TimeZone'), current_setting('app.tenant'), "
-    + '(select count(*) from pg_prepared_statements) from notes where id = $1',
+    + "(select count(*) from pg_prepared_statements where position('notes' in statement) > 0) from notes where id = $1",
   values: [1],
   rowMode: 'array',
 };

@@ -9,7 +9,7 @@ SETUP = [
     "set role reader",
     # It has no prepared statements of its own.
     "prepare q (int) as select note, current_user, current_setting('search_path'), current_setting('TimeZone'),"
-    " current_setting('app.tenant'), (select count(*) from pg_prepared_statements) from notes where id = $1",
+    " current_setting('app.tenant'), (select count(*) from pg_prepared_statements where position('notes' in statement) > 0) from notes where id = $1",
 ]
 
 connection = None
@@ -50,6 +50,8 @@ def obey(command):
     if command == "rollback":
         return connection.rollback()
     if command == "sleep":
+        # In a block it could not commit.
+        connection.autocommit = True
         return run("insert into notes select %s, '42', 'slept' from pg_sleep(600)", (3,))
     connect(command.removeprefix("login "))
     return "open"

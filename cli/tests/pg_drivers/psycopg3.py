@@ -10,7 +10,7 @@ SETUP = [
 ]
 STATE = (
     "select note, current_user, current_setting('search_path'), current_setting('TimeZone'), current_setting('app.tenant'),"
-    " (select count(*) from pg_prepared_statements) from notes where id = %s"
+    " (select count(*) from pg_prepared_statements where position('notes' in statement) > 0) from notes where id = %s"
 )
 
 connection = None
@@ -38,8 +38,9 @@ def block():
 
 
 def sleep():
+    # In a block it could not commit.
+    connection.autocommit = True
     connection.execute("insert into notes select %s, '42', 'slept' from pg_sleep(600)", (3,))
-    connection.commit()
 
 
 def obey(command):
