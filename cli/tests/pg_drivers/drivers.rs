@@ -36,7 +36,10 @@ impl Driver {
         let is_here = |it: &Self| {
             let here = it.is_here();
             if !here {
-                eprintln!("SKIPPED: {it:?} is not installed (Debian: {})", it.package());
+                eprintln!(
+                    "SKIPPED: {it:?} is not installed (Debian: {})",
+                    it.package()
+                );
             }
             here
         };
@@ -64,7 +67,10 @@ impl Driver {
             Self::Psycopg3 => works(PYTHON, &["-c", "import psycopg"]),
             Self::Odbc => works(
                 PYTHON,
-                &["-c", "import pyodbc; exit('PostgreSQL Unicode' not in pyodbc.drivers())"],
+                &[
+                    "-c",
+                    "import pyodbc; exit('PostgreSQL Unicode' not in pyodbc.drivers())",
+                ],
             ),
             Self::Node => works("node", &["-e", "require('pg')"]),
             // The compiler, for a program that is a source file, comes with the development kit only.
@@ -98,7 +104,13 @@ impl Driver {
             Self::Psycopg2 | Self::Psycopg3 | Self::Odbc => vec![PYTHON, "-I"],
             Self::Node => vec!["node"],
             // Little of the machine: there are several at a time.
-            Self::Jdbc => vec!["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", JAR],
+            Self::Jdbc => vec![
+                "java",
+                "-XX:TieredStopAtLevel=1",
+                "-XX:+UseSerialGC",
+                "-cp",
+                JAR,
+            ],
         };
         let file = match self {
             Self::Psycopg2 => "psycopg2.py",
@@ -194,7 +206,10 @@ impl Program {
     pub fn about(&self) -> String {
         let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
         let debug = self.debug.text();
-        format!("{:?} over {}: {errors}\n{debug}", self.driver, self.transport)
+        format!(
+            "{:?} over {}: {errors}\n{debug}",
+            self.driver, self.transport
+        )
     }
 }
 
