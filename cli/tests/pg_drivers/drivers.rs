@@ -78,11 +78,12 @@ impl Driver {
         }
     }
 
-    /// What it says of a transaction that was lost: the code, and whether it holds the session for open.
-    pub fn lost(self) -> &'static str {
+    /// What it says where this command hears of a transaction that was lost: the code, and whether it holds the session for open.
+    pub fn lost(self, command: &str) -> &'static str {
         match self {
             // It sets a savepoint before the statement, and that is what fails.
-            Self::Odbc => "HY000 -",
+            Self::Odbc if command != "commit" => "HY000 -",
+            Self::Odbc => "08006 -",
             _ => "08006 open",
         }
     }
@@ -126,7 +127,7 @@ impl Driver {
 
 pub struct Program {
     pub driver: Driver,
-    transport: &'static str,
+    pub transport: &'static str,
     child: Child,
     lines: Receiver<String>,
     pub debug: Debug,
