@@ -53,7 +53,7 @@ fn drivers_go_on_as_if_nothing_had_happened() {
     programs.iter_mut().for_each(|it| it.tell("login app"));
     programs.iter().for_each(|it| assert_eq!(it.good(), "open"));
 
-    let ask = |programs: &mut Vec<Program>| {
+    let ask = |programs: &mut Vec<Program<'_>>| {
         for _ in 0..3 {
             for program in programs.iter_mut() {
                 assert_eq!(program.ask("ask"), STATE, "{}", program.about());
@@ -82,6 +82,9 @@ fn drivers_go_on_as_if_nothing_had_happened() {
                 assert_eq!(told, program.driver.lost(command), "{}", program.about());
             }
         }
+        assert_eq!(program.ask("rollback"), "None", "{}", program.about());
+        // Another one.
+        assert_eq!(program.ask("block"), "in a block", "{}", program.about());
         assert_eq!(program.ask("rollback"), "None", "{}", program.about());
         // psycopg 3 forgets at a rollback what it has prepared, and prepares it again after so many times.
         let mut state = program.ask("ask");

@@ -125,7 +125,8 @@ impl Driver {
     }
 }
 
-pub struct Program {
+pub struct Program<'a> {
+    lab: &'a Lab,
     pub driver: Driver,
     pub transport: &'static str,
     child: Child,
@@ -134,8 +135,8 @@ pub struct Program {
     errors: PathBuf,
 }
 
-impl Program {
-    pub fn start(lab: &Lab, driver: Driver, transport: &'static str) -> Self {
+impl<'a> Program<'a> {
+    pub fn start(lab: &'a Lab, driver: Driver, transport: &'static str) -> Self {
         let debug = Debug::new(lab.dir.path());
         let errors = debug.path.with_extension("errors");
         let mut child = Command::new(env!("CARGO_BIN_EXE_vianet"))
@@ -154,6 +155,7 @@ impl Program {
         let (said, lines) = channel();
         std::thread::spawn(move || out.map_while(Result::ok).try_for_each(|l| said.send(l)));
         Self {
+            lab,
             driver,
             transport,
             child,
@@ -204,17 +206,16 @@ impl Program {
         self.heard_failure()
     }
 
+    /// For the case that something goes wrong.
     pub fn about(&self) -> String {
         let errors = std::fs::read_to_string(&self.errors).unwrap_or_default();
-        let debug = self.debug.text();
-        format!(
-            "{:?} over {}: {errors}\n{debug}",
-            self.driver, self.transport
-        )
+        let (debug, nodes) = (self.debug.text(), self.lab.logs());
+        let (driver, transport) = (self.driver, self.transport);
+        format!("{driver:?} over {transport}: {errors}\n{debug}\n{nodes}")
     }
 }
 
-impl Drop for Program {
+impl Drop for Program<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
