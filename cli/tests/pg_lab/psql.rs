@@ -56,6 +56,34 @@ impl Movable {
         lost
     }
 
+    /// Waits until so many sessions say `word` (`yes`; `no_ticket` in labs that trust) when a planned switchover asks, which also
+    /// says that the other node can take over. `about` is for the case that they do not.
+    pub fn until_all(&self, sessions: usize, word: &str, about: &dyn Fn() -> String) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let active = self.lab.status()["active"]["sales"].clone();
+            let other = if active == "node-a" {
+                "node-b"
+            } else {
+                "node-a"
+            };
+            let out = Command::new(env!("CARGO_BIN_EXE_vianet"))
+                .args(["switchover", "lab\\sales", "--to", other])
+                .args(["--dry-run", "--json"])
+                .env("VIANET_CONFIG", self.lab.dir().join("client.toml"))
+                .output()
+                .unwrap();
+            let told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
+            let all = told["sessions"].as_array().map_or(&[][..], |all| all);
+            if all.iter().filter(|it| it["movable"] == word).count() == sessions {
+                return;
+            }
+            let said = String::from_utf8_lossy(&out.stderr);
+            assert!(Instant::now() < end, "{told}{said}{}", about());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     pub fn bring_back(&self, lost: &str) {
         self.lab.good(&["start", lost]);
         self.lab.until("both nodes serve", |status| {

@@ -166,6 +166,52 @@ fn what_is_in_flight_in_a_transaction_fails_with_it() {
     }
 }
 
+/// As a COMMIT that fails in PostgreSQL it ends the block, for drivers that do not look what became of it.
+#[test]
+fn a_commit_that_hears_of_the_loss_ends_the_block() {
+    let Some(movable) = Movable::up("postgres-shared", 186, &["--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    lab.sql("create table t (id int)");
+    let program = Libpq::build(lab.dir.path());
+    for _ in 0..times() {
+        // (In the extended protocol it is one like others.)
+        for (transport, commit, next) in [
+            ("shm", "commit", "ok 0"),
+            ("tcp", "END TRANSACTION;", "ok 0"),
+            ("shm", "commit and chain", "failed 25P02"),
+            ("tcp", "\\params 0 commit", "failed 25P02"),
+        ] {
+            let mut debug = Debug::new(lab.dir.path());
+            let environment = [("VIANET_DEBUG", &*debug.path)];
+            let mut client = Libpq::start_with(lab, &program, transport, &environment);
+            client.value(lab, "select 1");
+            debug.statement();
+            client.value(lab, "set app.x = '1'");
+            assert_eq!(debug.movable(), "yes");
+            client.value(lab, "begin");
+            client.value(lab, "insert into t values (1)");
+            let lost = movable.lose();
+            let told = client.answer(lab, commit);
+            assert!(told.starts_with("failed 08006 "), "{told}");
+            let told = client.answer(lab, "select count(*) from t");
+            assert!(told.starts_with(next), "{commit}: {told}");
+            movable.bring_back(lost);
+            if !next.starts_with("ok") {
+                client.value(lab, "rollback");
+            }
+            // And it moves as ever.
+            client.value(lab, "set app.y = '2'");
+            movable.until_all(1, "no_ticket", &|| debug.text());
+            let lost = movable.lose();
+            assert_eq!(client.value(lab, "show app.x"), "1");
+            assert_eq!(client.value(lab, "show app.y"), "2");
+            movable.bring_back(lost);
+        }
+    }
+}
+
 #[test]
 fn an_unknown_outcome_is_an_error_where_that_is_wanted() {
     let Some(movable) = Movable::up("postgres-shared", 183, &["--trust"]) else {

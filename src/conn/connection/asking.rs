@@ -10,7 +10,7 @@ use super::session::{Asked, Known, State, Theirs};
 use super::*;
 use crate::conn::suspects;
 use crate::log;
-use crate::session::postgres::{Answer, Ours, Question, Reason, Snapshot, Step, Way};
+use crate::session::postgres::{Answer, Ours, Question, Reason, Snapshot, StandIn, Step, Way};
 use crate::via::channel::Come;
 
 /// So many answers in a row that were of no use are enough.
@@ -73,10 +73,14 @@ impl Conn {
         let at = (state.sent, state.received);
         let question = state.question(&self.followed.policy);
         match question {
-            Some(question) if usable && state.observer.at_safe_point() => match last == Some(at) {
-                true => Rest::Ask(question),
-                false => Rest::Later(at),
-            },
+            Some(question) if usable && state.may_ask(&question) => {
+                match last == Some(at) || question == Question::Rollback {
+                    true => Rest::Ask(question),
+                    false => Rest::Later(at),
+                }
+            }
+            // Who waits for it must read something first.
+            Some(Question::Rollback) if usable => Rest::Later(at),
             _ => {
                 state.watched = false;
                 Rest::Off
@@ -118,7 +122,7 @@ impl Conn {
                 && channel.room() > bytes.len()
                 && self.ours().is_over()
         };
-        if !state.observer.at_safe_point() || !quiet() {
+        if !state.may_ask(&question) || !quiet() {
             return false;
         }
         // What somebody reads out of the bell from here on is not ours.
@@ -276,6 +280,9 @@ impl Conn {
             crate::log!(log::Level::Info, "conn", "{name}: {what:?}: {why}");
         }
         let failed = answer.is_err();
+        if asked.question == Question::Rollback {
+            return self.rolled_back(state, !failed);
+        }
         state.failures = if failed { state.failures + 1 } else { 0 };
         let unknown = Known {
             at,
@@ -322,7 +329,7 @@ impl Conn {
                 let state = obstacle.map_or(Ok(bytes), Err);
                 Some(Known { at, state })
             }
-            Err(_) => Some(unknown),
+            Ok(Answer::RolledBack) | Err(_) => Some(unknown),
         };
         if state.failures >= FAILURES {
             state.given_up.get_or_insert(Reason::UnknownState);
@@ -344,6 +351,9 @@ impl Conn {
 impl State {
     /// What is to be asked, at the next safe point at which the session rests.
     fn question(&self, policy: &Policy) -> Option<Question> {
+        if self.commits() && self.asked.is_none() {
+            return Some(Question::Rollback);
+        }
         if !self.has_question() {
             return None;
         }
@@ -358,6 +368,19 @@ impl State {
                 prepared: Vec::new(),
             },
         })
+    }
+
+    /// COMMIT of a lost block waits until that is rolled back.
+    pub(super) fn commits(&self) -> bool {
+        self.stand_in.as_ref().is_some_and(StandIn::commits)
+    }
+
+    /// Whether it can be asked now.
+    fn may_ask(&self, question: &Question) -> bool {
+        match question {
+            Question::Rollback => self.commits() && self.observer.at_boundary(),
+            _ => self.observer.at_safe_point(),
+        }
     }
 
     fn has_question(&self) -> bool {

@@ -45,7 +45,8 @@ impl Conn {
         let mut any = false;
         while self.control.phase() == Phase::Established {
             let room = channel.room().min(buffer.len());
-            if self.followed.stands_in() && room < StandIn::MOST_PASSED {
+            let takes = || room >= StandIn::MOST_PASSED && !self.waits_to_commit();
+            if self.followed.stands_in() && !takes() {
                 break; // it might not take them
             }
             let n = bell.take_written(&mut buffer[..room]);
@@ -55,7 +56,7 @@ impl Conn {
             any = true;
             let mut written = &buffer[..n];
             while self.followed.stands_in() && !written.is_empty() {
-                match self.answer_here(&channel, &[IoSlice::new(written)]) {
+                match self.answer_here(&channel, &[IoSlice::new(written)], false) {
                     0 => break,
                     n => written = &written[n..],
                 }

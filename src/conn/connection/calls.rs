@@ -292,7 +292,7 @@ impl Conn {
 
     /// Sends to who stands in for the server.
     fn send_to_stand_in(&self, channel: &Channel, data: &[IoSlice<'_>]) -> Step {
-        let n = self.answer_here(channel, data);
+        let n = self.answer_here(channel, data, true);
         self.control.sent.fetch_add(n as u64, Ordering::Relaxed);
         match n == 0 && data.iter().any(|piece| !piece.is_empty()) {
             true => {

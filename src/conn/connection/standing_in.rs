@@ -29,8 +29,14 @@ impl Followed {
 }
 
 impl Conn {
-    /// Takes what is sent to nobody else, and says how much. 0: not now. For the holder of the send direction's lock.
-    pub(super) fn answer_here(&self, channel: &Channel, data: &[IoSlice<'_>]) -> usize {
+    /// Takes what is sent to nobody else, and says how much. 0: not now; only where `waits`, once nothing more is written to
+    /// the server in front of it. For the holder of the send direction's lock.
+    pub(super) fn answer_here(
+        &self,
+        channel: &Channel,
+        data: &[IoSlice<'_>],
+        waits: bool,
+    ) -> usize {
         let Some(mut guard) = self.followed.state.try_lock() else {
             return 0;
         };
@@ -50,9 +56,11 @@ impl Conn {
         if !state.observer.at_boundary() || channel.room() < StandIn::MOST_PASSED {
             return 0;
         }
+        // Nothing of ours is said on a plain stream.
+        let waits = waits && channel.wire.transport() != Transport::Plain;
         let mut taken = 0;
         for piece in data {
-            let heard = stand_in.hear(piece);
+            let heard = stand_in.hear(piece, waits);
             state.observer.sent(&piece[..heard.taken]);
             state.observer.received(&heard.said);
             state.said.extend_from_slice(&heard.said);
@@ -66,12 +74,21 @@ impl Conn {
                 self.followed.put_in(state, None);
                 break;
             }
+            if heard.commits {
+                // The I/O thread rolls back.
+                state.watched = true;
+                break;
+            }
         }
+        let commits = state.commits();
         let owes = !state.said.is_empty();
         let blind = state.observer.standing() == Standing::Blind;
         drop(guard);
         if blind {
             self.reset(channel);
+        }
+        if commits {
+            crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
         }
         if owes {
             self.followed.owes.store(true, Ordering::Release);
@@ -80,6 +97,27 @@ impl Conn {
             crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
         }
         taken
+    }
+
+    /// A COMMIT waits for a rollback, or nobody can say now.
+    pub(super) fn waits_to_commit(&self) -> bool {
+        let state = self.followed.state.try_lock();
+        state.is_none_or(|state| state.commits())
+    }
+
+    /// The block of a lost transaction is rolled back, or `well` is false: the COMMIT that waits for it is answered. For who takes the
+    /// answer to a question of ours.
+    pub(super) fn rolled_back(&self, state: &mut State, well: bool) {
+        let Some(mut stand_in) = state.stand_in.take() else {
+            return;
+        };
+        let said = stand_in.rolled_back(well);
+        state.observer.received(&said);
+        state.said.extend_from_slice(&said);
+        self.followed.put_in(state, None);
+        self.followed.owes.store(true, Ordering::Release);
+        self.kick();
+        crate::signals::with_signals_blocked(|| reactor::look_at(self.id));
     }
 
     /// Nobody can say what a server would have made of what was sent, and the one that is there has not seen it all.

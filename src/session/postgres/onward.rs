@@ -160,7 +160,7 @@ impl Observer {
         let mut failed = self.since.failed;
         loop {
             let mut one = StandIn::new(error.clone(), status, std::mem::take(&mut failed));
-            let heard = one.hear(&kept[at..]);
+            let heard = one.hear(&kept[at..], false);
             at += heard.taken;
             said.extend_from_slice(&heard.said);
             if !heard.passed.is_empty() {

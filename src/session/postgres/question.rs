@@ -1,6 +1,6 @@
 //! What we ask a server in a session that is the application's: at a safe point, by a named statement and portal (a simple
 //! query would destroy the unnamed ones), with qualified names and operators and in plain ASCII, so that no setting and no
-//! object of the session changes what is meant. Each is one SELECT outside a transaction block, so that nothing can be left
+//! object of the session changes what is meant. Each but [`Question::Rollback`] is one SELECT outside a transaction block, so that nothing can be left
 //! behind, whatever comes of it, but the named statement, which the next one closes.
 
 use super::derived::{self, BETWEEN, CATALOG, SETS, UPDATE};
@@ -25,6 +25,8 @@ pub enum Question {
     },
     /// What could set something that the catalogs do not tell.
     Catalog,
+    /// None: the aborted block of a lost transaction is rolled back, since the application has said COMMIT.
+    Rollback,
 }
 
 /// What came of a question.
@@ -36,6 +38,8 @@ pub enum Answer {
     State(Snapshot),
     /// To [`Question::Catalog`].
     Catalog(Arc<[Suspect]>),
+    /// To [`Question::Rollback`].
+    RolledBack,
 }
 
 /// By the control file, and by the name of the file that is being written: the control file learns of a new timeline with
@@ -76,6 +80,7 @@ impl Question {
             Self::State => (STATE, &[]),
             Self::Derived { custom, .. } => (&derived::STATE, &[custom, own.as_bytes(), BETWEEN]),
             Self::Catalog => (&CATALOG, &[SETS, UPDATE]),
+            Self::Rollback => ("ROLLBACK", &[]),
         };
         // What an error left there of the one before.
         out.close(&own);
@@ -116,7 +121,10 @@ impl Question {
                 }
             }
         }
-        let all = format!("SELECT {}\0", rows.len());
+        let all = match self {
+            Self::Rollback => "ROLLBACK\0".to_owned(),
+            _ => format!("SELECT {}\0", rows.len()),
+        };
         if end != Some(b"I") || told != Some(all.as_bytes()) || taken != bytes.len() {
             return Err("the answer is not whole".into());
         }
@@ -126,6 +134,7 @@ impl Question {
                 .and_then(|mut state| state.describe(&described).map(|()| state))
                 .map(Answer::State),
             Self::Catalog => derived::suspects(&rows).map(Answer::Catalog),
+            Self::Rollback => Some(Answer::RolledBack),
         };
         answer.ok_or_else(|| "the answer is not understood".into())
     }

@@ -4,7 +4,7 @@
 use super::text;
 
 const HEAD: usize = 5;
-/// Longest text that may be nothing but ROLLBACK.
+/// Longest text that may be nothing but ROLLBACK or COMMIT.
 const SHORT: usize = 64;
 
 /// See the module's text.
@@ -21,6 +21,8 @@ pub struct StandIn {
     failed: bool,
     /// Everything is skipped up to the next Sync.
     skipping: bool,
+    /// A rollback is waited for.
+    commits: bool,
 }
 
 /// What came of bytes of the application.
@@ -34,6 +36,9 @@ pub struct Heard {
     pub passed: Vec<u8>,
     /// A request was answered: everything else is the server's.
     pub done: bool,
+    /// COMMIT of a lost block. It is answered when the block has been rolled back: [`StandIn::rolled_back`]. Nothing is
+    /// taken before.
+    pub commits: bool,
 }
 
 impl StandIn {
@@ -49,7 +54,26 @@ impl StandIn {
             left: 0,
             failed,
             skipping: false,
+            commits: false,
         }
+    }
+
+    /// A COMMIT waits for the block to be rolled back.
+    pub fn commits(&self) -> bool {
+        self.commits
+    }
+
+    /// The answer to COMMIT. As one that fails in PostgreSQL it ends the block: there are drivers that do not look, and would stay
+    /// in an aborted one for good. Where that could not be done, it is the aborted one still.
+    pub fn rolled_back(&mut self, well: bool) -> Vec<u8> {
+        self.commits = false;
+        let mut heard = Heard::default();
+        heard.said.extend_from_slice(&self.error);
+        if well {
+            self.status = b'I';
+        }
+        self.ready(&mut heard);
+        heard.said
     }
 
     /// Nothing is half done: neither a message nor a request.
@@ -57,16 +81,16 @@ impl StandIn {
         self.part.is_empty() && !self.skipping
     }
 
-    /// Takes bytes, up to the end of a request at most.
-    pub fn hear(&mut self, bytes: &[u8]) -> Heard {
+    /// Takes bytes, up to the end of a request at most. `waits`: what comes behind a COMMIT can wait until it is answered.
+    pub fn hear(&mut self, bytes: &[u8], waits: bool) -> Heard {
         let mut heard = Heard::default();
-        while heard.taken < bytes.len() && !heard.done {
-            self.step(bytes, &mut heard);
+        while heard.taken < bytes.len() && !heard.done && !self.commits {
+            self.step(bytes, waits, &mut heard);
         }
         heard
     }
 
-    fn step(&mut self, bytes: &[u8], heard: &mut Heard) {
+    fn step(&mut self, bytes: &[u8], waits: bool, heard: &mut Heard) {
         let rest = &bytes[heard.taken..];
         if self.part.is_empty() && rest[0] == b'X' {
             heard.done = true;
@@ -91,12 +115,12 @@ impl StandIn {
         self.left -= take;
         heard.taken += take;
         if self.left == 0 {
-            self.message(heard);
+            self.message(waits, heard);
         }
     }
 
     /// A whole message.
-    fn message(&mut self, heard: &mut Heard) {
+    fn message(&mut self, waits: bool, heard: &mut Heard) {
         let part = std::mem::take(&mut self.part);
         let (kind, body) = (part[0], &part[HEAD..]);
         let asks = b"SQFPBDCE".contains(&kind);
@@ -115,6 +139,10 @@ impl StandIn {
             b'Q' if self.status == b'E' && body.len() < SHORT && text::is_rollback(body) => {
                 heard.passed = part;
                 heard.done = true;
+            }
+            b'Q' if waits && self.status == b'E' && body.len() < SHORT && text::is_commit(body) => {
+                self.commits = true;
+                heard.commits = true;
             }
             b'Q' | b'F' => {
                 heard.said.extend_from_slice(&self.error);

@@ -126,6 +126,11 @@ pub(super) fn is_rollback(text: &[u8]) -> bool {
     is_only(text, &["rollback", "abort"])
 }
 
+/// Whether it is nothing but COMMIT.
+pub(super) fn is_commit(text: &[u8]) -> bool {
+    is_only(text, &["commit", "end"])
+}
+
 /// Whether it is nothing but one of these, with or without WORK or TRANSACTION.
 fn is_only(text: &[u8], which: &[&str]) -> bool {
     let text = text.strip_suffix(b"\0").unwrap_or(text).trim_ascii();

@@ -243,7 +243,7 @@ fn an_error_that_was_told_is_not_told_again() {
     let aborted = onward(&observer, "")[0].clone().unwrap();
     let (said, stand_in) = observer.stand_in(&aborted, message(b'E', b"error"));
     assert!(said.is_empty(), "{said:?}");
-    let heard = stand_in.unwrap().hear(&sync());
+    let heard = stand_in.unwrap().hear(&sync(), false);
     assert_eq!(heard.said, message(b'Z', b"E"));
     assert!(heard.done);
 }

@@ -347,10 +347,22 @@ impl Check<'_> {
         // In pieces of three bytes.
         let mut told = Vec::new();
         for piece in self.client[self.sent..].chunks(3) {
-            let heard = stand_in.hear(piece);
+            let heard = stand_in.hear(piece, true);
             self.observer.sent(&piece[..heard.taken]);
             self.observer.received(&heard.said);
             told.extend_from_slice(&heard.said);
+            if heard.commits {
+                // As one that fails: the error, and no block any more.
+                assert!(told.is_empty(), "{here}");
+                let said = stand_in.rolled_back(true);
+                self.observer.received(&said);
+                let said = hears(&said);
+                assert!(said[0].1.contains(code), "{here}: {said:?}");
+                assert_eq!(said[1], (b'Z', "I".to_owned()), "{here}");
+                assert_eq!(said.len(), 2, "{here}");
+                assert_eq!(self.observer.standing(), Standing::Idle, "{here}");
+                return;
+            }
             if heard.done {
                 if !heard.passed.is_empty() {
                     let text = String::from_utf8_lossy(&heard.passed[5..]).to_lowercase();

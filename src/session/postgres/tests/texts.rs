@@ -118,7 +118,7 @@ fn says(mut stand_in: StandIn, bytes: &[u8], piece: usize) -> (String, usize) {
     let (mut said, mut taken) = (String::new(), 0);
     while taken < bytes.len() {
         let end = bytes.len().min(taken + piece);
-        let heard = stand_in.hear(&bytes[taken..end]);
+        let heard = stand_in.hear(&bytes[taken..end], false);
         taken += heard.taken;
         let mut rest = &heard.said[..];
         while !rest.is_empty() {
@@ -186,4 +186,45 @@ fn a_request_is_answered_to_its_end_and_no_further() {
     let broken = [&b"Q\0\0\0\0"[..], b"Q\xff\xff\xff\xff", b"more"].concat();
     says(stand_in(b'E', false), &broken, 1);
     says(stand_in(b'E', false), &broken[5..], 1);
+}
+
+#[test]
+fn a_commit_of_a_lost_block_waits_for_its_rollback() {
+    for (text, waits) in [
+        ("commit", true),
+        (" End Transaction ; ", true),
+        ("COMMIT WORK", true),
+        ("commit and chain", false),
+        ("commit; select 1", false),
+        ("commit prepared 'a'", false),
+        ("select 1", false),
+    ] {
+        let bytes = message(b'Q', format!("{text}\0").as_bytes());
+        let behind = [&bytes[..], b"more"].concat();
+        for piece in [1, 3, 1000] {
+            let mut one = stand_in(b'E', false);
+            let (mut taken, mut commits) = (0, false);
+            while taken < bytes.len() {
+                let end = behind.len().min(taken + piece);
+                let heard = one.hear(&behind[taken..end], true);
+                taken += heard.taken;
+                commits |= heard.commits;
+                assert!(!heard.commits || heard.said.is_empty(), "{text}");
+            }
+            assert_eq!((taken, commits), (bytes.len(), waits), "{text} {piece}");
+            assert_eq!(one.commits(), waits, "{text}");
+            if waits {
+                assert_eq!(one.hear(b"more", true), Heard::default());
+                assert!(one.rolled_back(true).ends_with(b"Z\0\0\0\x05I"));
+            }
+        }
+        // Who cannot wait stays in the aborted block; so does whose rollback came to nothing.
+        let heard = stand_in(b'E', false).hear(&bytes, false);
+        assert!(heard.said.ends_with(b"Z\0\0\0\x05E"), "{text}");
+        let mut one = stand_in(b'E', false);
+        one.hear(&bytes, true);
+        assert!(!waits || one.rolled_back(false).ends_with(b"Z\0\0\0\x05E"));
+        // There is no block.
+        assert!(!stand_in(b'I', false).hear(&bytes, true).commits, "{text}");
+    }
 }
