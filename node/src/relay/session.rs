@@ -4,11 +4,13 @@
 //! ring is what was written to the SQL server, one number: a client that resumes or fails over knows exactly what the
 //! server has.
 
+mod cancel;
 mod login;
 mod ticket;
 
 pub(super) use ticket::Ticketing;
 
+use super::backend_key::BackendKey;
 use super::pg_login::Login;
 use crate::clock;
 use crate::config::Protocol;
@@ -91,6 +93,10 @@ pub(super) struct Session {
     said_no: bool,
     /// The login waits for what is found at the server's door.
     knocking: bool,
+    /// Looks for the session's key, until the server has told it.
+    key: Option<BackendKey>,
+    /// By which the application knows the session, if it has moved; until then too.
+    known: Option<Vec<u8>>,
     /// Its part in login tickets, until the login is decided; `None`: there are none.
     ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
@@ -114,9 +120,12 @@ impl Session {
         resume: Duration,
     ) -> Self {
         let login = match served.config.protocol {
-            _ if served.config.allow_unauthenticated_upstream => None,
-            Protocol::Postgres => Some(Login::default()),
-            Protocol::Raw => Some(Login::guess()),
+            Protocol::Postgres => Login::default(),
+            Protocol::Raw => Login::guess(),
+        };
+        let login = match served.config.allow_unauthenticated_upstream {
+            true => login.lenient(),
+            false => login,
         };
         Self {
             served,
@@ -134,11 +143,13 @@ impl Session {
             client_shut: false,
             end: UpstreamEnd::Open,
             complete_by: None,
-            login,
+            login: Some(login),
             login_in: Vec::new(),
             login_unwatched: false,
             said_no: false,
             knocking: false,
+            key: None,
+            known: None,
             ticketing: None,
             login_held: Vec::new(),
             draining: None,
@@ -297,8 +308,16 @@ impl Session {
                 return Some(Turn::Over("protocol-error"));
             }
         };
-        if self.login.as_ref().is_some_and(|l| !l.guessing()) {
-            return Some(Turn::Over(why));
+        match &self.login {
+            Some(login) if login.is_lenient() => {
+                // What it is, is seen from what is there; then all of it goes as it is.
+                if let Err(over) = self.login_from_client(now) {
+                    return Some(Turn::Over(over));
+                }
+                self.login = None;
+            }
+            Some(login) if !login.guessing() => return Some(Turn::Over(why)),
+            _ => {}
         }
         // What the client's `send` accepted reaches the server, whatever became of the client.
         self.draining = Some((now + LAST_BYTES, why));
@@ -404,10 +423,11 @@ impl Session {
             self.discard_upstream(now);
             return Ok(0);
         }
-        let mut moved = self.flush_login();
+        let first = self.flush_login() + self.move_out_until_key(now);
         if !self.login_held.is_empty() {
-            return Ok(moved);
+            return Ok(first);
         }
+        let mut moved = 0;
         while self.up_in && moved < BUDGET && self.end == UpstreamEnd::Open {
             if !self.may_serve() || self.upstream_gone {
                 break;
@@ -431,7 +451,7 @@ impl Session {
         self.served
             .bytes_out
             .fetch_add(moved as u64, Ordering::Relaxed);
-        Ok(moved)
+        Ok(first + moved)
     }
 
     /// The client is gone: once the server has all of its bytes it is told so, and what it still says is thrown away.

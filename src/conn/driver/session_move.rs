@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::conn::connection::Rest;
-use crate::session::postgres::{Moved, Mover, Progress, Question, Reason};
+use crate::session::postgres::{Moved, Mover, Progress, Question, Reason, known_key};
 
 /// How often it is looked whether an answer has come: shared memory tells nobody, since the application's own wake word does.
 const LOOK: Duration = Duration::from_millis(1);
@@ -135,7 +135,10 @@ impl Driver {
         let redemption = (self.fresh.as_ref())
             .and_then(|fresh| self.redemption(todo.now, &fresh.accept, packet).ok());
         // Without a ticket the server is asked as any client asks, and may let the session in.
-        let first = redemption.unwrap_or_else(|| packet.clone());
+        let mut first = redemption.unwrap_or_else(|| packet.clone());
+        if let Some(known) = known_key::packet(&plan.record.key) {
+            first.splice(..0, known);
+        }
         self.session.mover = Some(Mover::new(plan, first, self.conn.id));
         self.move_on(todo);
     }

@@ -14,6 +14,7 @@ mod custom;
 mod derived;
 mod frontend;
 mod identity;
+pub mod known_key;
 mod last_words;
 mod lasting;
 mod login;
@@ -298,11 +299,6 @@ impl Observer {
             Standing::Idle if !self.back.at_boundary() => Some(Reason::Incomplete),
             Standing::Idle | Standing::Blind => None,
         }
-    }
-
-    /// Whether what is sent next begins a first packet: a startup packet, or a request to cancel.
-    pub fn at_beginning(&self) -> bool {
-        self.blind.is_none() && !self.over && self.front.at_beginning()
     }
 
     /// What the session was begun with and has been told.
