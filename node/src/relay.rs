@@ -3,12 +3,12 @@
 //! One thread per VIA provider takes connect requests and checks them; a few relay threads ([`looper`]) carry the bytes.
 //! A request is accepted only after the SQL server has accepted our connection to it.
 
-mod backend_key;
 mod door;
 mod looper;
 mod pg_login;
 mod session;
 mod upstream;
+mod welcome;
 
 pub use door::Door;
 

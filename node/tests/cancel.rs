@@ -8,7 +8,7 @@ use common::{Lab, until};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
-use vianet::session::postgres::known_key;
+use vianet::session::postgres::arrival::Arrival;
 use vianet::via::{EndReason, Transport};
 use vianet_node::config::{Protocol, Upstream};
 
@@ -135,7 +135,11 @@ impl Bed {
     /// A session that its server knows by the key `now`, and others by `known` since it was elsewhere.
     fn session(&self, transport: Transport, now: &[u8], known: Option<&[u8]>) -> Client {
         let client = self.connect(transport);
-        let known = known.and_then(known_key::packet).unwrap_or_default();
+        let arrival = known.map(|key| Arrival {
+            key: key.to_vec(),
+            ..Arrival::default()
+        });
+        let known = arrival.map_or_else(Vec::new, |arrival| arrival.packet());
         client.send(&[known, startup(now)].concat());
         if !self.server.trusts {
             client.expect(&message(b'R', &[0, 0, 0, 3]));

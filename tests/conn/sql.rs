@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use vianet::session::postgres::known_key;
+use vianet::session::postgres::arrival::Arrival;
 use vianet::via::channel::{Channel, Received, Wait};
 
 /// What a test sees of it, and does to it.
@@ -353,8 +353,8 @@ pub fn serve(
                 break;
             }
             let one: Vec<u8> = come.drain(..total).collect();
-            if !begun && let Some(key) = known_key::read(&one) {
-                sql.known.lock().unwrap().push(key.to_vec());
+            if !begun && let Some(arrival) = Arrival::read(&one) {
+                sql.known.lock().unwrap().push(arrival.key);
                 continue;
             }
             if !begun && one[4..8] == [4, 210, 22, 46] {

@@ -12,7 +12,7 @@
 //! Where the server may let in whom it likes ([`Login::lenient`]), the login is followed, and nothing is refused.
 
 use vianet::resolve::ticket::{self, Why};
-use vianet::session::postgres::known_key;
+use vianet::session::postgres::arrival;
 
 #[cfg(test)]
 mod tests;
@@ -37,8 +37,8 @@ pub enum Client {
     Encryption(usize),
     /// A login ticket, so many bytes; the startup packet follows. To be taken off, once.
     Ticket(usize),
-    /// The key by which a session that moved is known, so many bytes; more follows. To be taken off, once.
-    Known(usize),
+    /// A session that has moved introduces itself, so many bytes; more follows. To be taken off, once.
+    Arrival(usize),
     /// A cancel request, which has no login.
     Cancel,
     /// Another protocol, which may be passed on unwatched.
@@ -73,8 +73,8 @@ pub struct Login {
     guess: Option<Vec<u8>>,
     /// Nothing is refused.
     lenient: bool,
-    /// A key came before the startup packet.
-    known: bool,
+    /// An arrival came before the startup packet.
+    arrival: bool,
     /// A ticket came before the startup packet.
     ticket: bool,
     /// The server was asked for encryption and has not answered.
@@ -173,17 +173,17 @@ impl Login {
         let code = u32::from_be_bytes([c0, c1, c2, c3]);
         match code {
             SSL_REQUEST | GSS_REQUEST if length == 8 => Client::Encryption(8),
-            known_key::CODE
-                if !self.known
+            arrival::CODE
+                if !self.arrival
                     && !self.ticket
                     && bytes.len() <= length
-                    && known_key::PACKET.contains(&length) =>
+                    && arrival::PACKET.contains(&length) =>
             {
                 if bytes.len() < length {
                     return Client::Wait(length - bytes.len());
                 }
-                self.known = true;
-                Client::Known(length)
+                self.arrival = true;
+                Client::Arrival(length)
             }
             ticket::CODE
                 if !self.ticket && (bytes.len().max(9)..=MAX_STARTUP).contains(&length) =>
@@ -276,7 +276,7 @@ impl Login {
 /// Whether a client that begins like this begins a PostgreSQL login (of any version, or a request for encryption, or to
 /// cancel, or a session that moves); `None`: more bytes are needed.
 fn begins_login(head: &[u8]) -> Option<bool> {
-    let codes = [SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST, known_key::CODE].map(u32::to_be_bytes);
+    let codes = [SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST, arrival::CODE].map(u32::to_be_bytes);
     let code = head.get(4..).unwrap_or(&[]);
     let code_fits = code.is_empty()
         || codes.iter().any(|c| c.starts_with(code))

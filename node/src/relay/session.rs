@@ -4,14 +4,15 @@
 //! ring is what was written to the SQL server, one number: a client that resumes or fails over knows exactly what the
 //! server has.
 
+mod arrival;
 mod cancel;
 mod login;
 mod ticket;
 
 pub(super) use ticket::Ticketing;
 
-use super::backend_key::BackendKey;
 use super::pg_login::Login;
+use super::welcome::Welcome;
 use crate::clock;
 use crate::config::Protocol;
 use crate::served::Served;
@@ -22,6 +23,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use vianet::session::postgres::arrival::Arrival;
+use vianet::via::switchover::GOES_ON;
 use vianet::via::{Broken, Channel, EndReason, Transport, wake};
 
 /// Bytes that one direction moves before other sessions have their turn.
@@ -93,10 +96,13 @@ pub(super) struct Session {
     said_no: bool,
     /// The login waits for what is found at the server's door.
     knocking: bool,
-    /// Looks for the session's key, until the server has told it.
-    key: Option<BackendKey>,
-    /// By which the application knows the session, if it has moved; until then too.
-    known: Option<Vec<u8>>,
+    /// Looks at what the server says from the startup packet on, until the session is ready.
+    welcome: Option<Welcome>,
+    /// When the channel was accepted, and when the session was ready.
+    accepted: Duration,
+    ready: Option<Duration>,
+    /// How it got here, if it has moved; until its application goes on.
+    arrival: Option<Arrival>,
     /// Its part in login tickets, until the login is decided; `None`: there are none.
     ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
@@ -148,8 +154,10 @@ impl Session {
             login_unwatched: false,
             said_no: false,
             knocking: false,
-            key: None,
-            known: None,
+            welcome: None,
+            accepted: clock::now(),
+            ready: None,
+            arrival: None,
             ticketing: None,
             login_held: Vec::new(),
             draining: None,
@@ -189,6 +197,9 @@ impl Session {
         let id = self.channel.accept.channel_id;
         if let Some(status) = self.served.sessions.lock().get_mut(&id) {
             status.standing = told;
+        }
+        if told == GOES_ON {
+            self.goes_on();
         }
         true
     }
@@ -423,7 +434,7 @@ impl Session {
             self.discard_upstream(now);
             return Ok(0);
         }
-        let first = self.flush_login() + self.move_out_until_key(now);
+        let first = self.flush_login() + self.move_out_until_ready(now);
         if !self.login_held.is_empty() {
             return Ok(first);
         }

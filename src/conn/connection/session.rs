@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) failures: u32,
     /// The I/O thread waits for the session to be idle.
     pub(super) watched: bool,
+    /// What the log says of its movability; `None` inside: that it can move.
+    pub(super) said_obstacle: Option<Option<Reason>>,
 }
 
 /// A question of ours.

@@ -8,13 +8,13 @@
 //! request), [`Observer::received`] in the order in which the application gets them. [`Observer::release`] says how many
 //! bytes may be given to the application, so that it has whole messages only.
 
+pub mod arrival;
 mod backend;
 mod compare;
 mod custom;
 mod derived;
 mod frontend;
 mod identity;
-pub mod known_key;
 mod last_words;
 mod lasting;
 mod login;
@@ -281,6 +281,11 @@ impl Observer {
     /// Whether every request was answered and nothing is on its way in either direction.
     pub fn at_safe_point(&self) -> bool {
         self.obstacle().is_none()
+    }
+
+    /// What keeps the session from moving as long as it lasts.
+    pub fn lasting_obstacle(&self) -> Option<Reason> {
+        self.blind.or(self.fixed).filter(|_| !self.over)
     }
 
     /// Why the session could not move to another server now; `None`: nothing in the protocol is in the way.

@@ -98,18 +98,22 @@ fn the_clients_first_bytes() {
         let cancel = [&head.concat(), &key[..]].concat();
         assert_eq!(login.client(&cancel[..9]), Client::Wait(length - 1));
         assert_eq!(login.client(&cancel), Client::Cancel);
-        let known = known_key::packet(&key).unwrap();
+        let arrival = arrival::Arrival {
+            key,
+            ..Default::default()
+        };
+        let arrival = arrival.packet();
         let mut moves = Login::default();
-        assert_eq!(moves.client(&known[..8]), Client::Wait(known.len() - 8));
-        assert_eq!(moves.client(&known), Client::Known(known.len()));
+        assert_eq!(moves.client(&arrival[..8]), Client::Wait(arrival.len() - 8));
+        assert_eq!(moves.client(&arrival), Client::Arrival(arrival.len()));
         assert!(
-            matches!(moves.client(&known), Client::Refuse(_)),
+            matches!(moves.client(&arrival), Client::Refuse(_)),
             "one is enough"
         );
         assert_eq!(moves.client(&one), Client::Ticket(14));
         assert_eq!(moves.client(&startup()), Client::Started);
         assert!(
-            matches!(with_ticket.client(&known), Client::Refuse(_)),
+            matches!(with_ticket.client(&arrival), Client::Refuse(_)),
             "it comes first"
         );
     }

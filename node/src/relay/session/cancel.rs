@@ -1,11 +1,8 @@
-//! The part of a session that has to do with requests to cancel: it finds out by which key its server knows it, and what a
-//! connection that only cancels means ([`crate::cancels`]).
+//! The part of a session that has to do with requests to cancel ([`crate::cancels`]).
 
-use super::super::backend_key::{BackendKey, Found};
-use super::{Session, UpstreamEnd};
+use super::Session;
 use crate::cancels::Meant;
 use crate::pg::wire::Outbox;
-use rustix::io::Errno;
 use std::time::Duration;
 
 /// Length and code of a request to cancel; the key is behind it.
@@ -13,54 +10,17 @@ const HEAD: usize = 8;
 const CODE: u32 = 80_877_102;
 
 impl Session {
-    /// The startup packet goes to the server: its answer has the key.
-    pub(super) fn expect_key(&mut self) {
-        self.key = Some(BackendKey::default());
-    }
-
-    /// One read of the server's bytes, into those that were not passed on yet. Whether the key is among them is known before the
-    /// client has it.
-    pub(super) fn read_held(&mut self, now: Duration) {
-        let mut buffer = [0; 4096];
-        let n = match rustix::io::read(&self.upstream, &mut buffer) {
-            Ok(0) => return self.hold(now, false),
-            Ok(n) => n,
-            Err(Errno::AGAIN) => return self.up_in = false,
-            Err(Errno::INTR) => return,
-            Err(_) => return self.hold(now, true),
-        };
-        self.login_held.extend_from_slice(&buffer[..n]);
-        let Some(found) = self.key.as_mut().map(|key| key.look(&buffer[..n])) else {
-            return;
-        };
-        if let Found::Key(now) = &found {
-            let channel = self.channel.accept.channel_id;
-            let cancels = &self.served.cancels;
-            cancels.logged_in(channel, now, self.known.as_deref());
-        }
-        if found != Found::NotYet {
-            (self.key, self.known) = (None, None);
-        }
-    }
-
-    /// What the server says between the proof and its key.
-    pub(super) fn move_out_until_key(&mut self, now: Duration) -> usize {
-        let mut moved = 0;
-        while self.key.is_some()
-            && self.up_in
-            && self.end == UpstreamEnd::Open
-            && self.login_held.is_empty()
-            && self.may_serve()
-        {
-            self.read_held(now);
-            moved += self.flush_login();
-        }
-        moved
+    /// The server has told the session's key.
+    pub(super) fn key_came(&self, now: &[u8]) {
+        let channel = self.channel.accept.channel_id;
+        let before = self.arrival.as_ref().map(|arrival| &arrival.key[..]);
+        let before = before.filter(|key| !key.is_empty());
+        self.served.cancels.logged_in(channel, now, before);
     }
 
     /// The key will not be seen: driver and server encrypt, or it is a protocol of their own.
     pub(super) fn key_is_hidden(&mut self) {
-        self.key = None;
+        self.welcome = None;
         let channel = self.channel.accept.channel_id;
         self.served.cancels.hidden(channel);
     }

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use vianet::session::postgres::known_key;
+use vianet::session::postgres::arrival::Arrival;
 use vianet::via::EndReason;
 
 impl Session {
@@ -101,9 +101,9 @@ impl Session {
                     }
                 }
                 Client::Recognised => self.recognised(),
-                Client::Known(n) => {
+                Client::Arrival(n) => {
                     let packet: Vec<u8> = self.login_in.drain(..n).collect();
-                    self.known = known_key::read(&packet).map(<[u8]>::to_vec);
+                    self.arrival = Arrival::read(&packet);
                 }
                 Client::Ticket(n) => {
                     let packet = self.login_in.drain(..n).collect();
@@ -115,7 +115,7 @@ impl Session {
                     if let Err(why) = self.startup_came() {
                         return Ok(moved + self.refuse_ticket(now, why));
                     }
-                    self.expect_key();
+                    self.expect_welcome();
                 }
                 Client::Refuse(why) => return Ok(moved + self.refuse(now, why)),
             }
@@ -287,7 +287,7 @@ impl Session {
         self.login = None;
         self.knocking = false;
         self.ticketing = None;
-        self.key = None;
+        self.welcome = None;
         self.served.cancels.ended(self.channel.accept.channel_id);
         self.login_held = Vec::new();
         self.login_in = Vec::new();

@@ -1,22 +1,24 @@
-//! Finds BackendKeyData in what a server answers to a login: the key by which the session can be canceled. Pure, and a looker-on:
-//! it is shown every byte from the startup packet on, in pieces of any size, and holds nothing back.
+//! What a server says to a client that it lets in: the key by which the session can be canceled (BackendKeyData), and that it is
+//! ready. Pure, and a looker-on: it is shown every byte from the startup packet on, in pieces of any size, and holds nothing back.
 
-use vianet::session::postgres::known_key;
+use vianet::session::postgres::arrival::KEY;
 
 /// What has come of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// It may still come.
+    /// More must come.
     NotYet,
-    /// Here it is.
+    /// The key. More comes.
     Key(Vec<u8>),
-    /// It does not come.
+    /// The session is ready.
+    Ready,
+    /// It does not get so far, or not in a way that is known.
     None,
 }
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub struct BackendKey {
+pub struct Welcome {
     head: [u8; 5],
     have: usize,
     /// Of the body.
@@ -24,25 +26,27 @@ pub struct BackendKey {
     body: Vec<u8>,
 }
 
-impl BackendKey {
-    /// These bytes came. Not to be called again after anything but [`Found::NotYet`].
-    pub fn look(&mut self, mut bytes: &[u8]) -> Found {
+impl Welcome {
+    /// Takes bytes off the front of `bytes`, up to what is found; all of them with [`Found::NotYet`]. Not to be called again after
+    /// [`Found::Ready`] or [`Found::None`].
+    pub fn look(&mut self, bytes: &mut &[u8]) -> Found {
         while !bytes.is_empty() {
             let more = (self.head.len() - self.have).min(bytes.len());
             if more > 0 {
                 self.head[self.have..self.have + more].copy_from_slice(&bytes[..more]);
                 self.have += more;
-                bytes = &bytes[more..];
+                *bytes = &bytes[more..];
                 if self.have < self.head.len() {
                     break;
                 }
                 let [kind, a, b, c, d] = self.head;
                 let body = (u32::from_be_bytes([a, b, c, d]) as usize).checked_sub(4);
                 match (kind, body) {
-                    (b'K', Some(body)) if known_key::KEY.contains(&body) => self.left = body,
+                    (b'K', Some(body)) if KEY.contains(&body) => self.left = body,
                     // Authentication, notices, an older protocol, parameters.
                     (b'R' | b'N' | b'v' | b'S', Some(body)) => self.left = body,
-                    // It is ready without one, refuses, or says what is not known.
+                    (b'Z', Some(1)) => return Found::Ready,
+                    // It refuses, or says what is not known.
                     _ => return Found::None,
                 }
             }
@@ -51,12 +55,12 @@ impl BackendKey {
                 self.body.extend_from_slice(&bytes[..take]);
             }
             self.left -= take;
-            bytes = &bytes[take..];
+            *bytes = &bytes[take..];
             if self.left == 0 {
+                self.have = 0;
                 if self.head[0] == b'K' {
                     return Found::Key(std::mem::take(&mut self.body));
                 }
-                self.have = 0;
             }
         }
         Found::NotYet
@@ -84,37 +88,34 @@ mod tests {
     }
 
     #[test]
-    fn it_is_found_in_pieces_of_any_size() {
+    fn key_and_end_are_found_in_pieces_of_any_size() {
         for length in [8, 36, 260] {
             let key: Vec<u8> = (0..length as u32).map(|n| n as u8).collect();
-            let all = login(&key);
-            for size in 1..all.len() {
-                let mut looker = BackendKey::default();
-                let mut found = Found::NotYet;
-                for piece in all.chunks(size) {
-                    assert_eq!(found, Found::NotYet);
-                    found = looker.look(piece);
+            let all = [login(&key), message(b'N', b"more"), message(b'Z', b"I")].concat();
+            for size in 1..=all.len() {
+                let (mut welcome, mut found) = (Welcome::default(), Vec::new());
+                for mut piece in all.chunks(size) {
+                    while found.last() != Some(&Found::Ready) {
+                        match welcome.look(&mut piece) {
+                            Found::NotYet => break,
+                            it => found.push(it),
+                        }
+                    }
                 }
-                assert_eq!(found, Found::Key(key.clone()));
+                assert_eq!(found, [Found::Key(key.clone()), Found::Ready], "{size}");
             }
         }
     }
 
     #[test]
     fn what_is_none_ends_it() {
-        let ready = [message(b'R', &[0; 4]), message(b'Z', b"I")].concat();
         let refused = message(b'E', b"SFATAL\0\0");
-        let short = login(&[0; 7]);
-        let long = login(&[0; 261]);
-        for bytes in [
-            &ready[..],
-            &refused,
-            &short,
-            &long,
-            b"R\0\0\0\x03",
-            b"HTTP/1.1",
-        ] {
-            assert_eq!(BackendKey::default().look(bytes), Found::None, "{bytes:?}");
+        let (short, long) = (login(&[0; 7]), login(&[0; 261]));
+        for mut bytes in [&refused[..], &short, &long, b"R\0\0\0\x03", b"HTTP/1.1"] {
+            assert_eq!(Welcome::default().look(&mut bytes), Found::None);
         }
+        // There need not be a key.
+        let ready = [message(b'R', &[0; 4]), message(b'Z', b"I")].concat();
+        assert_eq!(Welcome::default().look(&mut &ready[..]), Found::Ready);
     }
 }
