@@ -18,12 +18,14 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn a_thousand_cancels_out_of_a_signal_handler() {
-    let Some(lab) = Lab::up("postgres-shared", 139) else {
+    // Nothing is to be lost, however busy the machine is.
+    let Some(lab) = Lab::up_with("postgres-shared", 139, &["--keepalive-ms", "1000"]) else {
         return;
     };
     lab.wait_until_active("node-a");
     let program = Libpq::compile(lab.dir.path(), "cancel");
     let config = std::fs::read_to_string(lab.dir().join("client.toml")).unwrap();
+    let config = format!("probes_lost = 100\n{config}");
     for session in ["raw", "postgres"] {
         let file = lab.dir.path().join("client.toml");
         let more = format!("\n[clusters.lab.servers.sales]\nsession = \"{session}\"\n");
@@ -134,7 +136,7 @@ fn another_process_cancels(engine: &str, subnet: u8, more: &[&str]) {
             );
         }
     }
-    assert_eq!(lab.logs().matches("cancel-dropped").count() > 0, true);
+    assert!(lab.logs().contains("cancel-dropped"), "{}", lab.logs());
 }
 
 #[test]

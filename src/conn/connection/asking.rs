@@ -350,7 +350,7 @@ impl Conn {
         let is_over = matches!(obstacle, Some(Reason::Ended | Reason::Cancel));
         if is_over
             || obstacle.is_some_and(|reason| Why::Session(reason).passes())
-            || std::mem::replace(&mut state.said_obstacle, Some(obstacle)) == Some(obstacle)
+            || state.said_obstacle.replace(obstacle) == Some(obstacle)
         {
             return;
         }
