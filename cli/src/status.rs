@@ -1,5 +1,7 @@
 //! `vianet status`: what the nodes of a cluster say of a name, or everything that one daemon knows.
 
+mod sessions;
+
 use crate::control;
 use crate::failure::{Doing, Failure, Outcome};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,11 +18,15 @@ use vianet_node::control::{ServerStatus, Status};
 ///
 /// With NAME, every node of its cluster is asked over the network: role and generation of each. Without NAME, this is
 /// done for every alias of the configuration. With --control, the daemon on this machine that has this control socket
-/// tells its names, roles, sessions, the last changes of role, and what it sees of its peers.
+/// tells its names, roles, sessions, the last changes of role, and what it sees of its peers. With --sessions, the active
+/// node's daemon lists its sessions: who, as which PostgreSQL role, whether each could move to the other node now or why
+/// not, how often it has moved, and how long the parts of the last time took; to be run on that node's machine, as a user who
+/// may open its control socket.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   vianet status sales.lab
+  vianet status sales.lab --sessions
   vianet status --control /run/vianet/node-a.ctl
   vianet status --control /run/vianet/node-a.ctl --json
 
@@ -32,6 +38,9 @@ pub struct Args {
     /// The control socket of a daemon on this machine: `<shm_dir>/<node>.ctl`.
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
+    /// List the sessions that the node relays: those of NAME, or with --control all.
+    #[arg(long)]
+    sessions: bool,
     /// The client's configuration; default: the usual places (see `vianet --help`).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -42,6 +51,9 @@ pub struct Args {
 
 /// Runs the subcommand.
 pub fn run(args: Args) -> Outcome {
+    if let Some(socket) = args.control.as_ref().filter(|_| args.sessions) {
+        return sessions::show(socket, None, args.json);
+    }
     if let Some(socket) = &args.control {
         let status = control::status(socket, Duration::from_secs(5))?;
         match args.json {
@@ -77,6 +89,11 @@ pub fn run(args: Args) -> Outcome {
             ))
         })?;
         let (answers, report) = ask(&parsed, cluster)?;
+        if args.sessions {
+            let socket = active_socket(&parsed, &config, &answers, &report)?;
+            sessions::show(&socket, Some(&parsed.server), args.json)?;
+            continue;
+        }
         if !answers.iter().any(|a| a.role == Role::Active) {
             orphans.push(format!("nobody serves {name}: {report}"));
         }
@@ -119,6 +136,29 @@ pub fn ask(name: &ServerName, cluster: &Cluster) -> Outcome<(Vec<Answer>, String
         }
     }
     Ok((asker.answers().cloned().collect(), asker.report()))
+}
+
+/// The control socket of the node that is active now.
+pub fn active_socket(
+    name: &ServerName,
+    config: &Client,
+    answers: &[Answer],
+    report: &str,
+) -> Outcome<PathBuf> {
+    let active = answers.iter().filter(|a| a.role == Role::Active);
+    let Some(active) = active.max_by_key(|a| a.generation) else {
+        return Err(Failure::refused(format!("nobody serves {name}: {report}")));
+    };
+    let socket = config.shm_dir.join(format!("{}.ctl", active.node));
+    match socket.exists() {
+        true => Ok(socket),
+        false => Err(Failure::refused(format!(
+            "node {} is active for {name}, and its control socket is not {}: run this on its machine, or name the \
+             socket with --control",
+            active.node,
+            socket.display()
+        ))),
+    }
 }
 
 fn role_name(role: Role) -> &'static str {

@@ -110,13 +110,11 @@ fn find(name: &ServerName, config: &Client, to: &str) -> Outcome<PathBuf> {
         Failure::refused(format!("the cluster of {name} is not in the configuration"))
     })?;
     let (answers, report) = status::ask(name, cluster)?;
-    let active = answers.iter().filter(|a| a.role == Role::Active);
-    let Some(active) = active.max_by_key(|a| a.generation) else {
-        return Err(Failure::refused(format!(
-            "nobody serves {name}, so nothing can be switched over: {report}"
-        )));
-    };
-    if active.node == to {
+    let socket = status::active_socket(name, config, &answers, &report)?;
+    if answers
+        .iter()
+        .any(|a| a.node == to && a.role == Role::Active)
+    {
         return Err(Failure::refused(format!(
             "node {to} is active for {name} already"
         )));
@@ -132,16 +130,7 @@ fn find(name: &ServerName, config: &Client, to: &str) -> Outcome<PathBuf> {
             }
         )));
     }
-    let socket = config.shm_dir.join(format!("{}.ctl", active.node));
-    match socket.exists() {
-        true => Ok(socket),
-        false => Err(Failure::refused(format!(
-            "node {} is active for {name}, and its control socket is not {}: run this on its machine, or name the \
-             socket with --control",
-            active.node,
-            socket.display()
-        ))),
-    }
+    Ok(socket)
 }
 
 /// Who may open the socket may command the daemon; nobody else.

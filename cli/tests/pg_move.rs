@@ -49,9 +49,27 @@ fn psql_goes_on(engine: &str, subnet: u8, more: &[&str]) {
             // One for each channel, so for each server that the session was on.
             psql.debug.tickets(round as usize + 1);
         }
+        let shown = movable.session();
+        for (key, value) in [("user", "app"), ("database", "app"), ("transport", "shm")] {
+            assert_eq!(shown[key], value, "{shown}");
+        }
+        // Where nobody is asked for a password, it moves all the same.
+        let word = if more.is_empty() { "yes" } else { "no_ticket" };
+        assert_eq!(
+            (&shown["movable"], &shown["moves"]),
+            (&word.into(), &round.into())
+        );
         let lost = movable.lose();
         let after = psql.ask(STATE);
         assert_eq!(before, after, "round {round}\n{}", psql.errors());
+        let shown = movable.session();
+        assert_eq!(shown["moves"], round + 1);
+        for (n, (part, ms)) in psql.debug.last_failover().into_iter().enumerate() {
+            // The last two are measured at both ends.
+            let told = shown["last_failover"][format!("{part}_ms")].as_f64();
+            let same = told.is_some_and(|told| (told - ms).abs() < 0.02);
+            assert!(same || (n >= 5 && told > Some(0.0)), "{part} {ms}: {shown}");
+        }
         assert_eq!(psql.ask("execute q (1);"), ["before"], "{}", psql.errors());
         let id = round + 2;
         psql.ask(&format!("insert into t values ({id}, 'after');"));
@@ -155,6 +173,13 @@ fn a_session_that_cannot_be_made_again_is_told_why() {
             let mut psql = Psql::start(&movable.lab);
             psql.ask(statement);
             assert_eq!(psql.debug.movable(), reason, "{}", psql.errors());
+            // It is shown, and logged once, however often the state is asked for.
+            assert_eq!(psql.ask("select 1;"), ["1"]);
+            assert_eq!(psql.debug.movable(), reason);
+            assert_eq!(movable.session()["movable"], reason);
+            let log = psql.debug.text();
+            let line = format!("the session is not movable: {reason} (");
+            assert_eq!(log.matches(&line).count(), 1, "{log}");
             let lost = movable.lose();
             psql.tell("select 'it ran';");
             let (code, errors) = psql.end();

@@ -40,6 +40,12 @@ pub enum Request {
         /// Which name.
         server: String,
     },
+    /// Ask the sessions of `server` whether they could move now. Answered at once; [`ServerStatus::looking`] tells when all have said
+    /// so, and [`SessionStatus::movable`] what.
+    Look {
+        /// Which name.
+        server: String,
+    },
     /// Stop the daemon in good order.
     Stop,
 }
@@ -99,6 +105,9 @@ pub struct ServerStatus {
     pub health: String,
     /// The SQL server's address.
     pub upstream: String,
+    /// The sessions are being asked whether they can move ([`Request::Look`]).
+    #[serde(default)]
+    pub looking: bool,
     /// Channels that are open now.
     pub sessions: Vec<SessionStatus>,
     /// Channels accepted since the start.
@@ -122,7 +131,7 @@ impl ServerStatus {
 }
 
 /// One open channel.
-#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct SessionStatus {
     /// Its id.
     pub channel: u64,
@@ -132,9 +141,49 @@ pub struct SessionStatus {
     pub peer: String,
     /// Milliseconds since 1970 when it was accepted.
     pub since_ms: u64,
+    /// The name of the client's program, where that runs on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<String>,
+    /// The PostgreSQL role that it logs in as; `None`: the login was not seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The database that it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// `yes`, or why it cannot move, in one word, when it was asked last; `unknown`: it has not said. Empty: it was not asked.
+    #[serde(default)]
+    pub movable: String,
+    /// The same in a sentence.
+    #[serde(default)]
+    pub reason: String,
+    /// How often the session has moved, as its client says.
+    #[serde(default)]
+    pub moves: u32,
+    /// How long the last move took, which was to this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failover: Option<FailoverTimes>,
     /// What it said last of itself ([`vianet::via::switchover::Standing`]); 0: nothing.
     #[serde(skip)]
     pub standing: u8,
+}
+
+/// The parts of a session's move, in milliseconds, one after the other. All up to the connect are what its client says.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
+pub struct FailoverTimes {
+    /// From the lost node's last sign of life to the decision that it is lost.
+    pub detection_ms: f64,
+    /// Until a node said that it serves the name.
+    pub takeover_ms: f64,
+    /// Until that answer was settled.
+    pub resolution_ms: f64,
+    /// Until it was its turn.
+    pub turn_ms: f64,
+    /// Until a channel to this node stood.
+    pub connect_ms: f64,
+    /// Until the SQL server had let the session in.
+    pub login_ms: f64,
+    /// Until it was the same session, and its application went on.
+    pub restore_ms: f64,
 }
 
 /// A switchover.

@@ -509,6 +509,7 @@ impl Daemon {
                 return self.switch_over(now, &server, &to, drain, dry_run);
             }
             Request::Switchovers { server } => return self.switchover(&server),
+            Request::Look { server } => return self.look(now, &server),
         };
         let name = server.to_ascii_lowercase();
         let Some(unit) = self.units.iter_mut().find(|u| u.served.name == name) else {

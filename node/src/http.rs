@@ -130,11 +130,20 @@ fn answer(head: &Head, status: impl Fn() -> Result<Status, String>) -> Answer {
         Ok(status) => Answer {
             code: 200,
             kind,
-            body: write(&status),
+            body: write(&nameless(status)),
             head_only: head.method == "HEAD",
         },
         Err(text) => Answer::text(503, &format!("{text}\n")),
     }
+}
+
+/// There is no login here: who the clients are is for the control socket.
+fn nameless(mut status: Status) -> Status {
+    let sessions = (status.servers.iter_mut()).flat_map(|server| &mut server.sessions);
+    for session in sessions {
+        (session.program, session.user, session.database) = (None, None, None);
+    }
+    status
 }
 
 impl Answer {

@@ -6,6 +6,7 @@
 
 pub mod authority;
 pub mod bucket;
+mod cancels;
 mod clients;
 pub mod clock;
 pub mod config;

@@ -8,6 +8,7 @@ mod looper;
 mod pg_login;
 mod session;
 mod upstream;
+mod welcome;
 
 pub use door::Door;
 

@@ -1,5 +1,6 @@
 //! One server name as every thread of the daemon sees it: role, lease, health, sessions, counters.
 
+use crate::cancels::Cancels;
 use crate::config;
 use crate::control::SessionStatus;
 use crate::relay::Door;
@@ -35,6 +36,8 @@ pub struct Served {
     pub door: Door,
     /// What the channels have logged in with, for tickets; `None`: there are none.
     pub desk: Option<Desk>,
+    /// Whom requests to cancel mean.
+    pub(crate) cancels: Cancels,
     /// Channels accepted since the start.
     pub accepted: AtomicU64,
     /// Logins under way.
@@ -72,6 +75,7 @@ impl Served {
             checked: Condvar::new(),
             sessions: Mutex::default(),
             door: Door::default(),
+            cancels: Cancels::default(),
             accepted: AtomicU64::new(0),
             logins: AtomicUsize::new(0),
             bytes_in: AtomicU64::new(0),

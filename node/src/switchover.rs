@@ -34,6 +34,22 @@ fn said(session: &SessionStatus) -> Option<Standing> {
     Standing::from_wire(session.standing)
 }
 
+/// Whether all have said how they stand, as far as they will know at once.
+pub fn have_said(sessions: &Sessions) -> bool {
+    let pending = Some(Why::Session(Reason::StatePending));
+    let mut all = sessions.values().map(said);
+    all.all(|it| it.is_some_and(|it| it.why != pending))
+}
+
+/// Whether a session could move by what it has said, or why not: in one word, and in a sentence.
+pub fn movable(session: &SessionStatus) -> (&'static str, &'static str) {
+    match said(session) {
+        None => ("unknown", "says nothing"),
+        Some(Standing { why: None, .. }) => ("yes", ""),
+        Some(Standing { why: Some(why), .. }) => (why.name(), why.text()),
+    }
+}
+
 /// What the role machine says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
@@ -209,9 +225,7 @@ impl Switchover {
 
     /// Nothing is done: all have said how they stand, or do not in time.
     fn look(&mut self, now: Duration, sessions: &Sessions) -> Step {
-        let pending = Some(Why::Session(Reason::StatePending));
-        let open = |it: &SessionStatus| said(it).is_none_or(|it| it.why == pending);
-        if !self.is_silent(now) && sessions.values().any(open) {
+        if !self.is_silent(now) && !have_said(sessions) {
             return Step::Wait;
         }
         self.note(sessions);
@@ -303,16 +317,14 @@ impl Switchover {
     /// What becomes of each.
     fn note(&mut self, sessions: &Sessions) {
         let of = |seen: &SessionStatus| {
-            let (movable, reason, outcome) = match said(seen) {
-                None => ("unknown", "says nothing", "moves if it is idle"),
-                Some(Standing { why: None, .. }) => ("yes", "", "moves"),
-                Some(Standing { why: Some(why), .. }) => {
-                    let outcome = match (self.dry_run, why.passes()) {
-                        (true, true) => "is waited for, and moves if it comes to rest in time",
-                        _ => why.outcome(),
-                    };
-                    (why.name(), why.text(), outcome)
-                }
+            let (movable, reason) = movable(seen);
+            let outcome = match said(seen) {
+                None => "moves if it is idle",
+                Some(Standing { why: None, .. }) => "moves",
+                Some(Standing { why: Some(why), .. }) => match (self.dry_run, why.passes()) {
+                    (true, true) => "is waited for, and moves if it comes to rest in time",
+                    _ => why.outcome(),
+                },
             };
             SwitchoverSession {
                 channel: seen.channel,

@@ -43,13 +43,12 @@ unsafe impl Sync for Held {}
 
 static HELD: Held = Held(UnsafeCell::new(Vec::new()));
 
-fn locks() -> [&'static RawLock; 6] {
+fn locks() -> [&'static RawLock; 5] {
     [
         reactor::handle_lock(),
         queries::cache_lock(),
         super::configurations_lock(),
         leaving::lock(),
-        super::cancels::lock(),
         super::suspects::lock(),
     ]
 }

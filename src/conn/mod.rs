@@ -10,7 +10,6 @@
 
 mod adopt;
 pub mod asker;
-mod cancels;
 mod connection;
 mod control;
 mod descriptor;

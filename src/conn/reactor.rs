@@ -8,7 +8,7 @@ use super::lock::Lock;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::turnstile::Turnstile;
-use super::{cancels, now, queries};
+use super::{now, queries};
 use crate::error::{Error, Result};
 use crate::log::Level;
 use crate::via::Interest;
@@ -449,7 +449,6 @@ impl Reactor {
         driver.act(&mut todo);
         driver.settle(&mut todo);
         if driver.is_over() {
-            cancels::forget(id);
             self.drivers.remove(&id);
             self.ticking.remove(&id);
             return;

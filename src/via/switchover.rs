@@ -167,6 +167,10 @@ const _: () = assert!(Reason::ALL.len() < 48);
 const HELD: u8 = 1 << 6;
 const RESTED: u8 = 1 << 7;
 
+/// What a client says once, of itself: its session has moved to this node, and its application goes on. (As a [`Standing`] it
+/// would contradict itself: who is held has rested.)
+pub const GOES_ON: u8 = HELD;
+
 impl Standing {
     /// On the wire; never 0.
     pub fn to_wire(self) -> u8 {
@@ -219,6 +223,7 @@ mod tests {
     #[test]
     fn every_word_is_safe_to_read() {
         assert_eq!(Standing::from_wire(0), None);
+        assert_eq!(Standing::from_wire(GOES_ON), None);
         for word in 0..=255 {
             if let Some(standing) = Standing::from_wire(word) {
                 assert!(Standing::from_wire(standing.to_wire()).is_some());

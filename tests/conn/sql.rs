@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use vianet::session::postgres::arrival::Arrival;
 use vianet::via::channel::{Channel, Received, Wait};
 
 /// What a test sees of it, and does to it.
@@ -33,6 +34,8 @@ pub struct Sql {
     pub held: AtomicBool,
     /// What comes between the first two messages of an answer.
     pub between: Mutex<Vec<u8>>,
+    /// Keys by which sessions that have moved are known, as their node was told.
+    pub known: Mutex<Vec<Vec<u8>>>,
     /// Keys of requests to cancel.
     pub canceled: Mutex<Vec<Vec<u8>>>,
     /// The key that it gives to everybody.
@@ -56,6 +59,7 @@ impl Default for Sql {
             deaf: AtomicBool::new(false),
             held: AtomicBool::new(false),
             between: Mutex::default(),
+            known: Mutex::default(),
             canceled: Mutex::default(),
             key: Mutex::new(KEY),
             sending: Mutex::default(),
@@ -349,6 +353,10 @@ pub fn serve(
                 break;
             }
             let one: Vec<u8> = come.drain(..total).collect();
+            if !begun && let Some(arrival) = Arrival::read(&one) {
+                sql.known.lock().unwrap().push(arrival.key);
+                continue;
+            }
             if !begun && one[4..8] == [4, 210, 22, 46] {
                 sql.canceled.lock().unwrap().push(one[8..].to_vec());
                 continue;

@@ -84,6 +84,30 @@ impl Movable {
         }
     }
 
+    /// The sessions as the active node's daemon shows them.
+    #[track_caller]
+    pub fn sessions(&self) -> Vec<serde_json::Value> {
+        let out = Command::new(env!("CARGO_BIN_EXE_vianet"))
+            .args(["status", "sales.lab", "--sessions", "--json"])
+            .env("VIANET_CONFIG", self.lab.dir().join("client.toml"))
+            .output()
+            .unwrap();
+        let said = crate::pg_lab::text(&out);
+        assert!(out.status.success(), "{said}{}", self.lab.logs());
+        let mut told: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(told["server"], "sales");
+        told["sessions"].as_array_mut().map(std::mem::take).unwrap()
+    }
+
+    /// The one of psql.
+    #[track_caller]
+    pub fn session(&self) -> serde_json::Value {
+        let mut sessions = self.sessions();
+        sessions.retain(|session| session["program"] == "psql");
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        sessions.remove(0)
+    }
+
     pub fn bring_back(&self, lost: &str) {
         self.lab.good(&["start", lost]);
         self.lab.until("both nodes serve", |status| {
@@ -149,6 +173,19 @@ impl Debug {
 }
 
 impl Debug {
+    /// The parts of the last failover, in milliseconds.
+    #[track_caller]
+    pub fn last_failover(&self) -> Vec<(String, f64)> {
+        let text = self.text();
+        let (_, parts) = text.rsplit_once(": failover: ").expect(&text);
+        let parts = parts.lines().next().unwrap().split(", ");
+        let part = |part: &str| {
+            let words: Vec<&str> = part.split(' ').collect();
+            (words[0].to_owned(), words[1].parse().unwrap())
+        };
+        parts.map(part).collect()
+    }
+
     /// Waits for so many login tickets, of one channel each.
     #[track_caller]
     pub fn tickets(&self, count: usize) {

@@ -1,4 +1,5 @@
-//! Planned switchovers in the main loop: an operator's word begins one, and what it decides is done.
+//! Planned switchovers in the main loop: an operator's word begins one, and what it decides is done. And the question how the
+//! sessions stand, without one.
 
 use super::Daemon;
 use super::unit::Unit;
@@ -7,7 +8,7 @@ use crate::clock;
 use crate::control::Reply;
 use crate::relay::Relay;
 use crate::role::{Event, Now};
-use crate::switchover::{Roles, Step, Switchover};
+use crate::switchover::{Roles, SILENT, Step, Switchover, have_said, movable};
 use std::time::Duration;
 use tracing::{info, warn};
 use vianet::via::switchover::Order;
@@ -81,6 +82,7 @@ impl Daemon {
         let switchover = Switchover::new(now.at, &name, (&node, to), drain, dry_run);
         let status = switchover.status();
         unit.switchover = Some(switchover);
+        unit.end_look(&self.relay);
         let context = Context {
             index,
             node: &node,
@@ -107,7 +109,56 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// Asks the sessions of `server` whether they could move.
+    pub(super) fn look(&mut self, now: Now, server: &str) -> Reply {
+        let name = server.to_ascii_lowercase();
+        let Some(unit) = self.units.iter_mut().find(|u| u.served.name == name) else {
+            let node = &self.config.node;
+            return Reply::Error {
+                text: format!("server {server:?} is not configured on node {node}"),
+            };
+        };
+        unit.looking = Some(now.at + SILENT);
+        if !unit.switches_over() {
+            unit.order(Order::Tell, false, &self.relay);
+        }
+        unit.see_to_look(now, &self.relay);
+        Reply::Done
+    }
+}
+
 impl Unit {
+    fn switches_over(&self) -> bool {
+        self.switchover.as_ref().is_some_and(|it| !it.is_over())
+    }
+
+    fn order(&self, order: Order, closed: bool, relay: &Relay) {
+        self.served.set_order(order, closed);
+        relay.tell_order(self.index);
+    }
+
+    /// Notes what the sessions have said, once all have, or time is up.
+    fn see_to_look(&mut self, now: Now, relay: &Relay) {
+        let Some(until) = self.looking else { return };
+        if now.at >= until || have_said(&self.served.sessions.lock()) {
+            self.end_look(relay);
+        }
+    }
+
+    fn end_look(&mut self, relay: &Relay) {
+        if self.looking.take().is_none() {
+            return;
+        }
+        for session in self.served.sessions.lock().values_mut() {
+            let (word, text) = movable(session);
+            (session.movable, session.reason) = (word.into(), text.into());
+        }
+        if !self.switches_over() {
+            self.order(Order::None, false, relay);
+        }
+    }
+
     /// The hook has ended.
     pub(super) fn ready(
         &mut self,
@@ -124,6 +175,7 @@ impl Unit {
 
     /// What is due in a switchover that is under way.
     pub(super) fn see_to_switchover(&mut self, now: Now, relay: &Relay) {
+        self.see_to_look(now, relay);
         let Some(switchover) = self.switchover.as_mut().filter(|s| !s.is_over()) else {
             return;
         };
@@ -149,8 +201,7 @@ impl Unit {
         let Some(switchover) = &self.switchover else {
             return;
         };
-        self.served.set_order(order, switchover.closes());
-        relay.tell_order(self.index);
+        self.order(order, switchover.closes(), relay);
         let status = switchover.status();
         let (server, phase) = (&status.server, &status.phase);
         match &status.error {

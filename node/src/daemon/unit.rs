@@ -40,6 +40,8 @@ pub(super) struct Unit {
     healthy: Option<bool>,
     /// The last one, or the one under way.
     pub(super) switchover: Option<Switchover>,
+    /// Until when sessions are waited for that are being asked whether they can move.
+    pub(super) looking: Option<Duration>,
 }
 
 impl Unit {
@@ -65,6 +67,7 @@ impl Unit {
             next_check: Duration::ZERO,
             healthy: None,
             switchover: None,
+            looking: None,
         }
     }
 
@@ -260,6 +263,7 @@ impl Unit {
             }
             .into(),
             upstream: served.config.upstream.to_string(),
+            looking: self.looking.is_some(),
             sessions: served.sessions.lock().values().cloned().collect(),
             accepted: served.accepted.load(Ordering::Relaxed),
             bytes_in: served.bytes_in.load(Ordering::Relaxed),

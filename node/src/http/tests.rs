@@ -17,12 +17,13 @@ fn status() -> Status {
             health: "healthy".into(),
             upstream: "unix:/a<script>&\"b".into(),
             sessions: vec![SessionStatus {
-                standing: 0,
                 channel: 9,
                 transport: "tcp".into(),
                 peer: "192.0.2.1:5".into(),
                 since_ms: 1_003_000,
+                ..SessionStatus::default()
             }],
+            looking: false,
             accepted: 3,
             bytes_in: 10,
             bytes_out: 20,
@@ -107,7 +108,13 @@ fn the_page_shows_everything_and_no_markup_of_others() {
 fn only_reading_and_only_what_there_is() {
     let get = |method: &str, path: &str| {
         let (method, path) = (method.into(), path.into());
-        let answer = answer(&Head { method, path }, || Ok(status()));
+        let named = || {
+            let mut status = status();
+            let session = &mut status.servers[0].sessions[0];
+            (session.user, session.program) = (Some("app".into()), Some("psql".into()));
+            Ok(status)
+        };
+        let answer = answer(&Head { method, path }, named);
         String::from_utf8(answer.bytes()).unwrap()
     };
     assert!(get("GET", "/").starts_with("HTTP/1.1 200 OK\r\n"));

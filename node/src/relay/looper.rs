@@ -318,6 +318,7 @@ impl Looper {
             "over"
         );
         session.served.sessions.lock().remove(&channel_id);
+        session.served.cancels.ended(channel_id);
         if let Some(desk) = &session.served.desk {
             desk.end(channel_id);
         }

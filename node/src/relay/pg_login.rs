@@ -9,8 +9,10 @@
 //! where it would encrypt, the login goes on unwatched, if nobody comes in unasked that way ([`super::door`]).
 //!
 //! A server whose protocol is not known ([`Login::guess`]) may be PostgreSQL all the same: the client's first 8 bytes tell.
+//! Where the server may let in whom it likes ([`Login::lenient`]), the login is followed, and nothing is refused.
 
 use vianet::resolve::ticket::{self, Why};
+use vianet::session::postgres::arrival;
 
 #[cfg(test)]
 mod tests;
@@ -35,7 +37,11 @@ pub enum Client {
     Encryption(usize),
     /// A login ticket, so many bytes; the startup packet follows. To be taken off, once.
     Ticket(usize),
-    /// A cancel request: it has no login, and may be passed on unwatched.
+    /// A session that has moved introduces itself, so many bytes; more follows. To be taken off, once.
+    Arrival(usize),
+    /// A cancel request, which has no login.
+    Cancel,
+    /// Another protocol, which may be passed on unwatched.
     Unwatched,
     /// The whole startup packet is there and may be passed on; what follows it must wait for a challenge, or a server
     /// that trusts everybody would already have run it.
@@ -53,7 +59,8 @@ pub enum Server {
     Pass(usize),
     /// The server asked for a proof and got it: everything may be passed on, unwatched from now on.
     Proven,
-    /// The server encrypts from the next byte on, and nothing can be watched any more.
+    /// The server encrypts from the next byte on (or says what is not understood and must not be refused), and nothing can
+    /// be watched any more.
     Encrypts,
     /// So many bytes may be passed on, and then the login is to be refused.
     Refuse(&'static str),
@@ -64,6 +71,10 @@ pub enum Server {
 pub struct Login {
     /// It is not known yet whether this is PostgreSQL; the client's bytes that were passed on meanwhile (at most 7).
     guess: Option<Vec<u8>>,
+    /// Nothing is refused.
+    lenient: bool,
+    /// An arrival came before the startup packet.
+    arrival: bool,
     /// A ticket came before the startup packet.
     ticket: bool,
     /// The server was asked for encryption and has not answered.
@@ -81,6 +92,21 @@ impl Login {
             guess: Some(Vec::new()),
             ..Self::default()
         }
+    }
+
+    /// The same for a server that may let in whom it likes.
+    pub fn lenient(self) -> Self {
+        Self {
+            lenient: true,
+            // Nothing waits for a challenge.
+            challenged: true,
+            ..self
+        }
+    }
+
+    /// Whether it may.
+    pub fn is_lenient(&self) -> bool {
+        self.lenient
     }
 
     /// Whether it is still unknown what the client speaks.
@@ -118,6 +144,13 @@ impl Login {
     /// The first bytes of the client's stream, up to its startup packet and not beyond; the caller has copied them
     /// (a client can change what is in shared memory).
     pub fn client(&mut self, bytes: &[u8]) -> Client {
+        match self.judge_client(bytes) {
+            Client::Refuse(_) if self.lenient => Client::Unwatched,
+            judged => judged,
+        }
+    }
+
+    fn judge_client(&mut self, bytes: &[u8]) -> Client {
         if let Some(passed) = &self.guess {
             let head: Vec<u8> = passed.iter().chain(bytes).take(HEAD).copied().collect();
             return match begins_login(&head) {
@@ -140,6 +173,18 @@ impl Login {
         let code = u32::from_be_bytes([c0, c1, c2, c3]);
         match code {
             SSL_REQUEST | GSS_REQUEST if length == 8 => Client::Encryption(8),
+            arrival::CODE
+                if !self.arrival
+                    && !self.ticket
+                    && bytes.len() <= length
+                    && arrival::PACKET.contains(&length) =>
+            {
+                if bytes.len() < length {
+                    return Client::Wait(length - bytes.len());
+                }
+                self.arrival = true;
+                Client::Arrival(length)
+            }
             ticket::CODE
                 if !self.ticket && (bytes.len().max(9)..=MAX_STARTUP).contains(&length) =>
             {
@@ -156,7 +201,7 @@ impl Login {
                     return Client::Wait(length - bytes.len());
                 }
                 if code == CANCEL_REQUEST {
-                    return Client::Unwatched;
+                    return Client::Cancel;
                 }
                 self.started = true;
                 Client::Started
@@ -167,6 +212,13 @@ impl Login {
 
     /// The server's stream from the first byte on that was not passed yet.
     pub fn server(&mut self, bytes: &[u8]) -> Server {
+        match self.judge_server(bytes) {
+            Server::Refuse(_) if self.lenient => Server::Encrypts,
+            judged => judged,
+        }
+    }
+
+    fn judge_server(&mut self, bytes: &[u8]) -> Server {
         let mut at = 0;
         if self.asking {
             match bytes.first() {
@@ -222,9 +274,9 @@ impl Login {
 }
 
 /// Whether a client that begins like this begins a PostgreSQL login (of any version, or a request for encryption, or to
-/// cancel); `None`: more bytes are needed.
+/// cancel, or a session that moves); `None`: more bytes are needed.
 fn begins_login(head: &[u8]) -> Option<bool> {
-    let codes = [SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST].map(u32::to_be_bytes);
+    let codes = [SSL_REQUEST, GSS_REQUEST, CANCEL_REQUEST, arrival::CODE].map(u32::to_be_bytes);
     let code = head.get(4..).unwrap_or(&[]);
     let code_fits = code.is_empty()
         || codes.iter().any(|c| c.starts_with(code))

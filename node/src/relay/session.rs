@@ -4,12 +4,15 @@
 //! ring is what was written to the SQL server, one number: a client that resumes or fails over knows exactly what the
 //! server has.
 
+mod arrival;
+mod cancel;
 mod login;
 mod ticket;
 
 pub(super) use ticket::Ticketing;
 
 use super::pg_login::Login;
+use super::welcome::Welcome;
 use crate::clock;
 use crate::config::Protocol;
 use crate::served::Served;
@@ -20,6 +23,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use vianet::session::postgres::arrival::Arrival;
+use vianet::via::switchover::GOES_ON;
 use vianet::via::{Broken, Channel, EndReason, Transport, wake};
 
 /// Bytes that one direction moves before other sessions have their turn.
@@ -91,6 +96,13 @@ pub(super) struct Session {
     said_no: bool,
     /// The login waits for what is found at the server's door.
     knocking: bool,
+    /// Looks at what the server says from the startup packet on, until the session is ready.
+    welcome: Option<Welcome>,
+    /// When the channel was accepted, and when the session was ready.
+    accepted: Duration,
+    ready: Option<Duration>,
+    /// How it got here, if it has moved; until its application goes on.
+    arrival: Option<Arrival>,
     /// Its part in login tickets, until the login is decided; `None`: there are none.
     ticketing: Option<Ticketing>,
     /// Bytes of the server that were not passed on yet.
@@ -114,9 +126,12 @@ impl Session {
         resume: Duration,
     ) -> Self {
         let login = match served.config.protocol {
-            _ if served.config.allow_unauthenticated_upstream => None,
-            Protocol::Postgres => Some(Login::default()),
-            Protocol::Raw => Some(Login::guess()),
+            Protocol::Postgres => Login::default(),
+            Protocol::Raw => Login::guess(),
+        };
+        let login = match served.config.allow_unauthenticated_upstream {
+            true => login.lenient(),
+            false => login,
         };
         Self {
             served,
@@ -134,11 +149,15 @@ impl Session {
             client_shut: false,
             end: UpstreamEnd::Open,
             complete_by: None,
-            login,
+            login: Some(login),
             login_in: Vec::new(),
             login_unwatched: false,
             said_no: false,
             knocking: false,
+            welcome: None,
+            accepted: clock::now(),
+            ready: None,
+            arrival: None,
             ticketing: None,
             login_held: Vec::new(),
             draining: None,
@@ -178,6 +197,9 @@ impl Session {
         let id = self.channel.accept.channel_id;
         if let Some(status) = self.served.sessions.lock().get_mut(&id) {
             status.standing = told;
+        }
+        if told == GOES_ON {
+            self.goes_on();
         }
         true
     }
@@ -297,8 +319,16 @@ impl Session {
                 return Some(Turn::Over("protocol-error"));
             }
         };
-        if self.login.as_ref().is_some_and(|l| !l.guessing()) {
-            return Some(Turn::Over(why));
+        match &self.login {
+            Some(login) if login.is_lenient() => {
+                // What it is, is seen from what is there; then all of it goes as it is.
+                if let Err(over) = self.login_from_client(now) {
+                    return Some(Turn::Over(over));
+                }
+                self.login = None;
+            }
+            Some(login) if !login.guessing() => return Some(Turn::Over(why)),
+            _ => {}
         }
         // What the client's `send` accepted reaches the server, whatever became of the client.
         self.draining = Some((now + LAST_BYTES, why));
@@ -404,10 +434,11 @@ impl Session {
             self.discard_upstream(now);
             return Ok(0);
         }
-        let mut moved = self.flush_login();
+        let first = self.flush_login() + self.move_out_until_ready(now);
         if !self.login_held.is_empty() {
-            return Ok(moved);
+            return Ok(first);
         }
+        let mut moved = 0;
         while self.up_in && moved < BUDGET && self.end == UpstreamEnd::Open {
             if !self.may_serve() || self.upstream_gone {
                 break;
@@ -431,7 +462,7 @@ impl Session {
         self.served
             .bytes_out
             .fetch_add(moved as u64, Ordering::Relaxed);
-        Ok(moved)
+        Ok(first + moved)
     }
 
     /// The client is gone: once the server has all of its bytes it is told so, and what it still says is thrown away.

@@ -41,8 +41,8 @@ impl Story {
             channel,
             transport: "shm".into(),
             peer: "uid 1000 pid 4711".into(),
-            since_ms: 0,
             standing,
+            ..SessionStatus::default()
         };
         self.sessions.insert(channel, session);
     }

@@ -12,6 +12,7 @@ use crate::conn::suspects;
 use crate::log;
 use crate::session::postgres::{Answer, Ours, Question, Reason, Snapshot, StandIn, Step, Way};
 use crate::via::channel::Come;
+use crate::via::switchover::Why;
 
 /// So many answers in a row that were of no use are enough.
 const FAILURES: u32 = 3;
@@ -45,7 +46,8 @@ impl Conn {
 
     /// A safe point was reached, perhaps. One call of the I/O thread for many of those.
     pub(super) fn note_rest(&self, state: &mut State) {
-        if !state.watched && state.has_question() && state.observer.at_safe_point() {
+        let rests = state.has_question() && state.observer.at_safe_point();
+        if !state.watched && (rests || state.has_unsaid()) {
             state.watched = true;
             self.followed.resting.store(true, Ordering::Release);
         }
@@ -83,6 +85,7 @@ impl Conn {
             Some(Question::Rollback) if usable => Rest::Later(at),
             _ => {
                 state.watched = false;
+                self.say_movable(&mut state);
                 Rest::Off
             }
         }
@@ -345,6 +348,27 @@ impl Conn {
         }
         let movable = obstacle.map_or("yes", Reason::name);
         crate::log!(log::Level::Debug, "conn", "{name}: movable: {movable}");
+        self.say_movable(state);
+    }
+
+    /// Whether the session can move, for the log: when that has changed, and not for what passes by itself with a request.
+    pub(super) fn say_movable(&self, state: &mut State) {
+        let obstacle = state.obstacle();
+        let is_over = matches!(obstacle, Some(Reason::Ended | Reason::Cancel));
+        if is_over
+            || obstacle.is_some_and(|reason| Why::Session(reason).passes())
+            || state.said_obstacle.replace(obstacle) == Some(obstacle)
+        {
+            return;
+        }
+        let name = &self.name;
+        match obstacle {
+            None => crate::log!(log::Level::Info, "conn", "{name}: the session is movable"),
+            Some(reason) => {
+                let why = reason.not_movable("");
+                crate::log!(log::Level::Info, "conn", "{name}: {why}");
+            }
+        }
     }
 }
 
@@ -381,6 +405,12 @@ impl State {
             Question::Rollback => self.commits() && self.observer.at_boundary(),
             _ => self.observer.at_safe_point(),
         }
+    }
+
+    /// Whether something keeps the session from moving for good, which the log does not say yet.
+    fn has_unsaid(&self) -> bool {
+        let lasting = self.observer.lasting_obstacle();
+        lasting.is_some() && self.said_obstacle != Some(lasting)
     }
 
     fn has_question(&self) -> bool {

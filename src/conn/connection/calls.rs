@@ -250,9 +250,6 @@ impl Conn {
         if self.gate() != Gate::Open && self.waits_at_gate(data) {
             return Ok(Step::While(Phase::Suspended));
         }
-        let translated = self.translated(data);
-        let translated = translated.as_ref().map(|it| [IoSlice::new(it)]);
-        let data = translated.as_ref().map_or(data, |it| &it[..]);
         if self.followed.stands_in() {
             return Ok(self.send_to_stand_in(channel, data));
         }

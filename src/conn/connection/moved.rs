@@ -3,7 +3,6 @@
 use super::session::{Known, State, keep_theirs};
 use super::*;
 use crate::config::OnUnknown;
-use crate::conn::cancels;
 use crate::session::postgres::{Lost, Moved, Observer, Onward, Plan, Reason, Way};
 
 impl Conn {
@@ -105,12 +104,6 @@ impl Conn {
     ) {
         let mut state = self.followed.state.lock();
         left.extend_from_slice(&moved.news);
-        cancels::moved(
-            self.id,
-            &self.name,
-            &state.observer.record().key,
-            &moved.key,
-        );
         state.observer.moved(&moved);
         state.sent = fresh.accepted();
         state.received = fresh.consumed();

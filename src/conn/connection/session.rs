@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::config::{OnUnknown, Session};
-use crate::conn::cancels;
 use crate::session::postgres::{
     self, Answer, End, Fingerprint, Identity, Lost, Observer, Ours, Policy, Question, Reason,
     Recognised, Snapshot, StandIn, Standing, Suspect, Written,
@@ -57,6 +56,8 @@ pub(super) struct State {
     pub(super) failures: u32,
     /// The I/O thread waits for the session to be idle.
     pub(super) watched: bool,
+    /// What the log says of its movability; `None` inside: that it can move.
+    pub(super) said_obstacle: Option<Option<Reason>>,
 }
 
 /// A question of ours.
@@ -397,17 +398,6 @@ impl Conn {
         self.lose(error.clone());
         self.ring_for(rx);
         Ok((error, standing))
-    }
-
-    /// A request to cancel that means a session which moved, as its new server knows it.
-    pub(super) fn translated(&self, data: &[IoSlice<'_>]) -> Option<[u8; cancels::REQUEST]> {
-        let translated = cancels::translated(&self.name, data)?;
-        let state = self
-            .followed
-            .is_on()
-            .then(|| self.followed.state.try_lock());
-        let state = state.flatten()?;
-        state.observer.at_beginning().then_some(translated)
     }
 
     pub(super) fn on_unknown(&self) -> OnUnknown {

@@ -327,8 +327,12 @@ impl Driver {
         }
         self.forget_switchover();
         let moved = &mut self.session.moved;
+        let has_moved = moved.is_some();
         if !stands || !self.conn.install(&fresh, same_stream, moved) {
             return;
+        }
+        if has_moved {
+            fresh.wire.say(&fresh, crate::via::switchover::GOES_ON);
         }
         let transport = fresh.wire.transport();
         let how = match (transport, fresh.wire.is_private()) {

@@ -1,6 +1,5 @@
 //! The open stream moves to another server, or cannot; who is told.
 
-use super::session_move::not_movable;
 use super::*;
 
 impl Driver {
@@ -61,7 +60,7 @@ impl Driver {
         }
         if followed {
             let judged = self.conn.judge_session()?;
-            return Some(judged.map_err(|reason| not_movable(reason, "")));
+            return Some(judged.map_err(|reason| reason.not_movable("")));
         }
         Some(match self.conn.movable() {
             Movable::Yes => Ok(()),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::conn::connection::Rest;
+use crate::session::postgres::arrival::Arrival;
 use crate::session::postgres::{Moved, Mover, Progress, Question, Reason};
 
 /// How often it is looked whether an answer has come: shared memory tells nobody, since the application's own wake word does.
@@ -135,7 +136,13 @@ impl Driver {
         let redemption = (self.fresh.as_ref())
             .and_then(|fresh| self.redemption(todo.now, &fresh.accept, packet).ok());
         // Without a ticket the server is asked as any client asks, and may let the session in.
-        let first = redemption.unwrap_or_else(|| packet.clone());
+        let mut first = redemption.unwrap_or_else(|| packet.clone());
+        let arrival = Arrival {
+            moves: self.conn.control.failovers.load(Ordering::Acquire) as u32 + 1,
+            parts: self.clock.so_far(),
+            key: plan.record.key.clone(),
+        };
+        first.splice(..0, arrival.packet());
         self.session.mover = Some(Mover::new(plan, first, self.conn.id));
         self.move_on(todo);
     }
@@ -184,7 +191,7 @@ impl Driver {
     fn stay_behind(&mut self, todo: &Todo<'_>, reason: Reason, why: &str) {
         self.session.mover = None;
         self.session.refused = Some(reason);
-        self.why = not_movable(reason, why);
+        self.why = reason.not_movable(why);
         let _ = self.machine.handle(todo.now, Event::NotMovable);
     }
 
@@ -192,13 +199,6 @@ impl Driver {
     pub(super) fn drop_mover(&mut self) {
         self.session.mover = None;
     }
-}
-
-/// For the log.
-pub(super) fn not_movable(reason: Reason, why: &str) -> String {
-    let colon = if why.is_empty() { "" } else { ": " };
-    let (word, text) = (reason.name(), reason.text());
-    format!("the session is not movable: {word} ({text}{colon}{why})")
 }
 
 /// One step; whether anything moved.

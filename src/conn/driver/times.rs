@@ -80,6 +80,19 @@ impl Clock {
         self.logged_in.get_or_insert(now);
     }
 
+    /// Detection, takeover, resolution, turn and connect.
+    pub(super) fn so_far(&self) -> [Duration; 5] {
+        let mut all = *self;
+        let times = all.end(self.connected);
+        [
+            times.detection,
+            times.takeover,
+            times.resolution,
+            times.turn,
+            times.connect,
+        ]
+    }
+
     /// The failover has ended; the next one begins anew.
     pub(super) fn end(&mut self, now: Duration) -> Times {
         let Self {
@@ -122,6 +135,7 @@ mod tests {
         clock.resolves(Some(ms(1000)), ms(1010));
         clock.has_turn(ms(1100));
         clock.connects(ms(1101));
+        assert_eq!(clock.so_far(), [ms(750), ms(150), ms(10), ms(90), ms(1)]);
         clock.logs_in(ms(1104));
         clock.logs_in(ms(1105));
         let times = Times {

@@ -121,11 +121,6 @@ impl Frontend {
         }
     }
 
-    /// Nothing of a first packet has been sent, and it is one that comes.
-    pub(super) fn at_beginning(&self) -> bool {
-        matches!(self, Self::First { packet, .. } if packet.is_empty())
-    }
-
     /// Part of a message, and not all of it, has been sent.
     pub(super) fn in_message(&self) -> bool {
         match self {

@@ -8,6 +8,7 @@
 //! request), [`Observer::received`] in the order in which the application gets them. [`Observer::release`] says how many
 //! bytes may be given to the application, so that it has whole messages only.
 
+pub mod arrival;
 mod backend;
 mod compare;
 mod custom;
@@ -282,6 +283,11 @@ impl Observer {
         self.obstacle().is_none()
     }
 
+    /// What keeps the session from moving as long as it lasts.
+    pub fn lasting_obstacle(&self) -> Option<Reason> {
+        self.blind.or(self.fixed).filter(|_| !self.over)
+    }
+
     /// Why the session could not move to another server now; `None`: nothing in the protocol is in the way.
     pub fn obstacle(&self) -> Option<Reason> {
         if let Some(reason) = self.blind.or(self.fixed) {
@@ -298,11 +304,6 @@ impl Observer {
             Standing::Idle if !self.back.at_boundary() => Some(Reason::Incomplete),
             Standing::Idle | Standing::Blind => None,
         }
-    }
-
-    /// Whether what is sent next begins a first packet: a startup packet, or a request to cancel.
-    pub fn at_beginning(&self) -> bool {
-        self.blind.is_none() && !self.over && self.front.at_beginning()
     }
 
     /// What the session was begun with and has been told.

@@ -72,8 +72,6 @@ pub struct Moved {
     pub identity: Identity,
     /// What it has reported.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The new BackendKeyData.
-    pub key: Vec<u8>,
     /// Messages for the application: what is reported otherwise than before.
     pub news: Vec<u8>,
     /// What was answered about its state there, with the question's seed.
@@ -244,7 +242,7 @@ impl Mover {
                 let answer = answer.map_err(|(reason, why)| Progress::Refused(reason, why))?;
                 self.out.extend_from_slice(&answer);
             }
-            (b'S' | b'K', _) => self.after.told(kind, body, true),
+            (b'S', _) => self.after.told(kind, body, true),
             (b'A', _) => self.news.extend_from_slice(&message::message(kind, body)),
             (b'Z', _) => {
                 let status = match self.step {
@@ -415,7 +413,6 @@ impl Mover {
         let moved = Box::new(Moved {
             identity,
             parameters: std::mem::take(&mut self.after.parameters),
-            key: std::mem::take(&mut self.after.key),
             news,
             state: (self.seed, std::mem::take(&mut self.known)),
             written: self.wrote.take(),

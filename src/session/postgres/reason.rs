@@ -192,6 +192,13 @@ impl Reason {
         }
     }
 
+    /// For the log; `why` is what else is known, or empty.
+    pub fn not_movable(self, why: &str) -> String {
+        let colon = if why.is_empty() { "" } else { ": " };
+        let (word, text) = (self.name(), self.text());
+        format!("the session is not movable: {word} ({text}{colon}{why})")
+    }
+
     /// What it means.
     pub fn text(self) -> &'static str {
         match self {

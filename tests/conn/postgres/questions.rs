@@ -322,42 +322,26 @@ fn a_session_that_is_closed_while_it_is_asked_is_over() {
     }
 }
 
+/// Requests to cancel name the key of the login, whatever key the session has got meanwhile: its node is told.
 #[test]
-fn a_request_to_cancel_reaches_the_session_where_it_is() {
+fn the_node_is_told_by_which_key_a_session_that_moves_is_known() {
     for (n, transport) in transports().into_iter().enumerate() {
         let bed = servers(238 + n as u8);
         *bed.b.sql().key.lock().unwrap() = [8; 8];
         let fd = log_in(&bed, transport);
         movable(fd);
-        let request = |key: [u8; 8]| [&[0, 0, 0, 16, 4, 210, 22, 46][..], &key].concat();
-        let cancel = |key| {
-            let fd = bed.connect(transport);
-            send_all(fd, &request(key));
-            conn::close(fd).unwrap();
-        };
-        cancel(KEY);
-        wait_for("the request", || {
-            *bed.a.sql().canceled.lock().unwrap() == [KEY]
-        });
+        assert_eq!(*bed.a.sql().known.lock().unwrap(), Vec::<Vec<u8>>::new());
         lose(&bed, fd);
-        // What only looks like one is left alone.
         run(fd, "select 1");
-        let data = message(b'd', &request(KEY));
-        send_all(fd, &data[..5]);
-        send_all(fd, &data[5..]);
-        run(fd, "select 2");
-        for (n, (key, other)) in [(KEY, [8; 8]), ([9; 8], [9; 8])].into_iter().enumerate() {
-            cancel(key);
-            wait_for("the request", || {
-                let canceled = bed.b.sql().canceled.lock().unwrap();
-                canceled.len() == n + 1 && canceled[n] == other
-            });
-        }
-        conn::close(fd).unwrap();
-        // It is over, and nobody is meant any more.
-        wait_for("the end", || {
-            cancel(KEY);
-            bed.b.sql().canceled.lock().unwrap().contains(&KEY.to_vec())
+        assert_eq!(*bed.b.sql().known.lock().unwrap(), [KEY]);
+        // What is sent is left alone.
+        let request = [&[0, 0, 0, 16, 4, 210, 22, 46][..], &KEY].concat();
+        let cancel = bed.connect(transport);
+        send_all(cancel, &request);
+        conn::close(cancel).unwrap();
+        wait_for("the request", || {
+            *bed.b.sql().canceled.lock().unwrap() == [KEY]
         });
+        conn::close(fd).unwrap();
     }
 }

@@ -141,7 +141,8 @@ impl Looper {
             transport: transport.to_string(),
             peer: peer.clone(),
             since_ms: clock::wall_ms(),
-            standing: 0,
+            program: program(&peer),
+            ..SessionStatus::default()
         };
         served.sessions.lock().insert(channel_id, status);
         channel.activate();
@@ -267,6 +268,14 @@ impl Looper {
         self.slots.insert(id, Slot::Open(session));
         self.ready.insert(id);
     }
+}
+
+/// The name of the program of a client on this machine. (Another process may have its number by now: it is only shown.)
+fn program(peer: &str) -> Option<String> {
+    let (_, pid) = peer.split_once(" pid ")?;
+    let pid: u32 = pid.parse().ok()?;
+    let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
+    Some(String::from_utf8_lossy(name.trim_ascii_end()).into_owned())
 }
 
 /// A client that comes in the middle of a switchover hears of it.

@@ -92,13 +92,31 @@ fn the_clients_first_bytes() {
     for bad in [ticket(b""), ticket(&[0; MAX_STARTUP])] {
         assert!(matches!(Login::default().client(&bad), Client::Refuse(_)));
     }
-    let cancel = [
-        &16_u32.to_be_bytes()[..],
-        &CANCEL_REQUEST.to_be_bytes(),
-        b"pid key ",
-    ]
-    .concat();
-    assert_eq!(login.client(&cancel), Client::Unwatched);
+    for length in [8, 260] {
+        let key = vec![7; length];
+        let head = [16 + length as u32 - 8, CANCEL_REQUEST].map(u32::to_be_bytes);
+        let cancel = [&head.concat(), &key[..]].concat();
+        assert_eq!(login.client(&cancel[..9]), Client::Wait(length - 1));
+        assert_eq!(login.client(&cancel), Client::Cancel);
+        let arrival = arrival::Arrival {
+            key,
+            ..Default::default()
+        };
+        let arrival = arrival.packet();
+        let mut moves = Login::default();
+        assert_eq!(moves.client(&arrival[..8]), Client::Wait(arrival.len() - 8));
+        assert_eq!(moves.client(&arrival), Client::Arrival(arrival.len()));
+        assert!(
+            matches!(moves.client(&arrival), Client::Refuse(_)),
+            "one is enough"
+        );
+        assert_eq!(moves.client(&one), Client::Ticket(14));
+        assert_eq!(moves.client(&startup()), Client::Started);
+        assert!(
+            matches!(with_ticket.client(&arrival), Client::Refuse(_)),
+            "it comes first"
+        );
+    }
     assert!(!login.started());
     assert_eq!(login.client(&startup()), Client::Started);
     assert!(login.started());
@@ -257,4 +275,24 @@ fn a_ticket_that_is_refused_is_told_by_its_word() {
         assert!(fields.contains(&&b"SFATAL"[..]) && fields.contains(&&b"C28000"[..]));
         assert!(fields.contains(&[b"D", why.name().as_bytes()].concat().as_slice()));
     }
+}
+
+/// Where the SQL server may let in whom it likes, everything passes, and logins are followed as far as they are understood.
+#[test]
+fn a_lenient_login_refuses_nothing() {
+    let ok = [&b"R\0\0\0\x08\0\0\0\0"[..], b"Z\0\0\0\x05I"].concat();
+    for begun in [Login::default(), Login::guess()] {
+        let mut login = begun.lenient();
+        if login.guessing() {
+            assert_eq!(login.client(&startup()[..8]), Client::Recognised);
+        }
+        assert_eq!(login.client(&startup()), Client::Started);
+        assert!(login.started() && login.challenged());
+        assert_eq!(login.server(&ok), Server::Proven);
+    }
+    let mut login = Login::default().lenient();
+    assert_eq!(login.client(b"GET / HTTP/1.1"), Client::Unwatched);
+    assert_eq!(login.server(b"HTTP/1.1 200 OK"), Server::Encrypts);
+    login.asks();
+    assert_eq!(login.server(b"S"), Server::Encrypts);
 }

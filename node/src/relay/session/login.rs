@@ -1,12 +1,13 @@
 //! The part of a session in which a PostgreSQL login is watched ([`pg_login`]).
 
 use super::super::door::Found;
-use super::super::pg_login::{self, Client, Server as ServerWord};
+use super::super::pg_login::{self, Client, Login, Server as ServerWord};
 use super::{FIRST, LAST_BYTES, LOGIN_BUFFER, Session, UpstreamEnd};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use vianet::session::postgres::arrival::Arrival;
 use vianet::via::EndReason;
 
 impl Session {
@@ -20,7 +21,7 @@ impl Session {
         Ok(match &self.login {
             None => moved + self.move_in(now)? + self.move_out(now)?,
             Some(login) if login.guessing() => moved + self.move_out(now)?,
-            Some(login) if login.challenged() => {
+            Some(login) if login.started() && login.challenged() => {
                 let inward = match self.is_watching() {
                     true => self.watch_client(now)?,
                     false => self.move_in(now)?,
@@ -34,16 +35,17 @@ impl Session {
     /// Whether bytes of the client's ring may be taken now.
     pub(super) fn takes_client_bytes(&self) -> bool {
         match &self.login {
-            Some(login) if !self.login_unwatched => {
-                (!login.started() && !login.asking()) || login.challenged()
-            }
+            Some(login) if !self.login_unwatched => match login.started() {
+                true => login.challenged(),
+                false => !login.asking(),
+            },
             _ => true,
         }
     }
 
     /// Copies the client's first packet out of the ring, exactly, and then looks at the copy: what is in shared memory
     /// the client could change between the look and the writing.
-    fn login_from_client(&mut self, now: Duration) -> Result<usize, &'static str> {
+    pub(super) fn login_from_client(&mut self, now: Duration) -> Result<usize, &'static str> {
         let mut moved = 0;
         let may_say_no = self.may_say_no();
         loop {
@@ -91,8 +93,18 @@ impl Session {
                         moved += more;
                     }
                     self.login_unwatched = true;
+                    self.key_is_hidden();
+                }
+                Client::Cancel => {
+                    if let Some(dropped) = self.cancel_came(now) {
+                        return Ok(moved + dropped);
+                    }
                 }
                 Client::Recognised => self.recognised(),
+                Client::Arrival(n) => {
+                    let packet: Vec<u8> = self.login_in.drain(..n).collect();
+                    self.arrival = Arrival::read(&packet);
+                }
                 Client::Ticket(n) => {
                     let packet = self.login_in.drain(..n).collect();
                     if let Err(why) = self.ticket_came(packet) {
@@ -103,6 +115,7 @@ impl Session {
                     if let Err(why) = self.startup_came() {
                         return Ok(moved + self.refuse_ticket(now, why));
                     }
+                    self.expect_welcome();
                 }
                 Client::Refuse(why) => return Ok(moved + self.refuse(now, why)),
             }
@@ -157,14 +170,7 @@ impl Session {
 
     fn login_from_upstream(&mut self, now: Duration) -> usize {
         while self.up_in && self.end == UpstreamEnd::Open && self.login_held.len() < LOGIN_BUFFER {
-            let mut buffer = [0; 4096];
-            match rustix::io::read(&self.upstream, &mut buffer) {
-                Ok(0) => self.hold(now, false),
-                Ok(n) => self.login_held.extend_from_slice(&buffer[..n]),
-                Err(Errno::AGAIN) => self.up_in = false,
-                Err(Errno::INTR) => {}
-                Err(_) => self.hold(now, true),
-            }
+            self.read_held(now);
         }
         if self.is_redeeming() {
             return match self.redeem_turn(now) {
@@ -196,7 +202,9 @@ impl Session {
 
     /// Whether a driver that asks for encryption may be told that there is none.
     fn may_say_no(&self) -> bool {
-        self.channel.wire.is_private() || self.served.config.allow_plaintext
+        let config = &self.served.config;
+        !config.allow_unauthenticated_upstream
+            && (self.channel.wire.is_private() || config.allow_plaintext)
     }
 
     /// Whether the session may go on over a channel that is private, or is not: its driver may have been told that it need not
@@ -207,7 +215,8 @@ impl Session {
 
     /// The server would encrypt with the driver from now on. It may where nobody comes in unasked that way.
     fn encrypts(&mut self, now: Duration, room: usize) -> usize {
-        if !self.served.config.allow_unwatched_tls {
+        let lenient = self.login.as_ref().is_some_and(Login::is_lenient);
+        if !lenient && !self.served.config.allow_unwatched_tls {
             let found = match self.login_held.first() {
                 Some(b'S') => self.served.door.found(&self.served.config),
                 _ => Some(Found::Unknown("GSSAPI encryption hides the login".into())),
@@ -227,6 +236,7 @@ impl Session {
         }
         self.login = None;
         self.ticketing = None;
+        self.key_is_hidden();
         self.pass_held(room)
     }
 
@@ -277,6 +287,8 @@ impl Session {
         self.login = None;
         self.knocking = false;
         self.ticketing = None;
+        self.welcome = None;
+        self.served.cancels.ended(self.channel.accept.channel_id);
         self.login_held = Vec::new();
         self.login_in = Vec::new();
         self.upstream_gone = true;
