@@ -74,6 +74,9 @@ pub struct Cluster {
     /// How an application hears that the outcome of its request is unknown.
     #[serde(default)]
     pub on_unknown: OnUnknown,
+    /// A COMMIT that hears that its transaction is lost leaves no block open, as one that fails does in PostgreSQL.
+    #[serde(default)]
+    pub commit_ends_lost_block: bool,
     /// A PostgreSQL session that listens moves too, although what was notified meanwhile is missing.
     #[serde(default)]
     pub move_listening: bool,
@@ -104,6 +107,9 @@ pub struct Server {
     /// Overrides [`Cluster::on_unknown`].
     #[serde(default)]
     pub on_unknown: Option<OnUnknown>,
+    /// Overrides [`Cluster::commit_ends_lost_block`].
+    #[serde(default)]
+    pub commit_ends_lost_block: Option<bool>,
     /// Overrides [`Cluster::move_listening`].
     #[serde(default)]
     pub move_listening: Option<bool>,

@@ -166,7 +166,7 @@ fn what_is_in_flight_in_a_transaction_fails_with_it() {
     }
 }
 
-/// As a COMMIT that fails in PostgreSQL it ends the block, for drivers that do not look what became of it.
+/// As a COMMIT that fails in PostgreSQL it ends the block where that is wanted, for drivers that do not look what became of it.
 #[test]
 fn a_commit_that_hears_of_the_loss_ends_the_block() {
     let Some(movable) = Movable::up("postgres-shared", 186, &["--trust"]) else {
@@ -175,14 +175,19 @@ fn a_commit_that_hears_of_the_loss_ends_the_block() {
     let lab = &movable.lab;
     lab.sql("create table t (id int)");
     let program = Libpq::build(lab.dir.path());
+    let config = lab.dir().join("client.toml");
+    let by_default = std::fs::read_to_string(&config).unwrap();
+    let ends = format!("{by_default}commit_ends_lost_block = true\n");
     for _ in 0..times() {
         // (In the extended protocol it is one like others.)
-        for (transport, commit, next) in [
-            ("shm", "commit", "ok 0"),
-            ("tcp", "END TRANSACTION;", "ok 0"),
-            ("shm", "commit and chain", "failed 25P02"),
-            ("tcp", "\\params 0 commit", "failed 25P02"),
+        for (settings, transport, commit, next) in [
+            (&by_default, "shm", "commit", "failed 25P02"),
+            (&ends, "shm", "commit", "ok 0"),
+            (&ends, "tcp", "END TRANSACTION;", "ok 0"),
+            (&ends, "shm", "commit and chain", "failed 25P02"),
+            (&ends, "tcp", "\\params 0 commit", "failed 25P02"),
         ] {
+            std::fs::write(&config, settings).unwrap();
             let mut debug = Debug::new(lab.dir.path());
             let environment = [("VIANET_DEBUG", &*debug.path)];
             let mut client = Libpq::start_with(lab, &program, transport, &environment);

@@ -57,7 +57,12 @@ impl Conn {
             return 0;
         }
         // Nothing of ours is said on a plain stream.
-        let waits = waits && channel.wire.transport() != Transport::Plain;
+        let waits = waits
+            && channel.wire.transport() != Transport::Plain
+            && self.setting(
+                |server| server.commit_ends_lost_block,
+                |cluster| cluster.commit_ends_lost_block,
+            );
         let mut taken = 0;
         for piece in data {
             let heard = stand_in.hear(piece, waits);
