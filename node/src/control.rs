@@ -132,6 +132,9 @@ pub struct SessionStatus {
     pub peer: String,
     /// Milliseconds since 1970 when it was accepted.
     pub since_ms: u64,
+    /// It waits until this node is active.
+    #[serde(default)]
+    pub warm: bool,
     /// What it said last of itself ([`vianet::via::switchover::Standing`]); 0: nothing.
     #[serde(skip)]
     pub standing: u8,

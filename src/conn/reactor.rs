@@ -165,6 +165,8 @@ pub enum Token {
     Query(u64),
     /// A probe's socket.
     Probe(u64),
+    /// A connect in progress, of the session beforehand.
+    Warm(u64),
 }
 
 impl Token {
@@ -176,6 +178,7 @@ impl Token {
             Token::Connecting(id) => (3, id),
             Token::Query(id) => (4, id),
             Token::Probe(id) => (5, id),
+            Token::Warm(id) => (6, id),
         };
         id << 3 | kind
     }
@@ -188,6 +191,7 @@ impl Token {
             3 => Token::Connecting(id),
             4 => Token::Query(id),
             5 => Token::Probe(id),
+            6 => Token::Warm(id),
             _ => Token::Commands,
         }
     }
@@ -365,6 +369,7 @@ impl Reactor {
             Token::Connecting(id) => self.drive(id, now, Driver::advance),
             Token::Query(id) => self.queries.on_readable(id, now),
             Token::Probe(id) => self.probes.on_readable(id, now),
+            Token::Warm(id) => self.drive(id, now, Driver::advance_warm),
         }
     }
 

@@ -17,6 +17,7 @@ fn status() -> Status {
             health: "healthy".into(),
             upstream: "unix:/a<script>&\"b".into(),
             sessions: vec![SessionStatus {
+                warm: false,
                 standing: 0,
                 channel: 9,
                 transport: "tcp".into(),

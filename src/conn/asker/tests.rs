@@ -93,6 +93,7 @@ pub(crate) fn closed() -> SocketAddr {
 fn cluster(nodes: &[SocketAddr]) -> Cluster {
     Cluster {
         move_listening: false,
+        warm_sessions: false,
         stateless_libraries: Vec::new(),
         custom_settings: Vec::new(),
         trusted_functions: Vec::new(),
