@@ -104,3 +104,191 @@ fn psql_goes_on_so_without_the_extension_and_without_passwords() {
         psql_goes_on(&movable);
     }
 }
+
+/// What it was when it began to wait is not what it goes on with.
+#[test]
+fn what_a_session_has_set_since_is_not_lost() {
+    let Some(movable) = Movable::up("postgres", 202, &["--warm", "10", "--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let mut psql = Psql::start(lab);
+    psql.ask("set app.tenant = '0';");
+    psql.ask("prepare p as select date '1/2/2003';");
+    for round in 0..times() as usize {
+        let node = passive(lab);
+        until_said(&psql.debug, ": warm: yes", round + 1);
+        let waits = backends(lab, node);
+        let tenant = format!("{}", round + 1);
+        // All of it at once: the same name and text, read by another setting than before.
+        let style = ["German", "US"][round % 2];
+        psql.ask(&format!(
+            "deallocate p\\; set datestyle = '{style}'\\; set app.tenant = '{tenant}'\\; reset work_mem;"
+        ));
+        psql.ask("prepare p as select date '1/2/2003';");
+        let date = psql.ask("execute p;");
+        assert_eq!(psql.debug.movable(), "yes");
+        let lost = movable.lose();
+        let state = "select current_setting('app.tenant'), current_setting('datestyle');";
+        let after = psql.ask(state);
+        assert!(after[0].starts_with(&format!("{tenant}|")), "{after:?}");
+        assert_eq!(psql.ask("execute p;"), date, "{}", psql.debug.text());
+        // It is made up for.
+        assert_eq!(psql.ask("select pg_backend_pid();"), waits);
+        movable.bring_back(lost);
+    }
+    // Whatever became of it, when nobody knows what it is it is not taken for what it was.
+    let node = passive(lab);
+    until_said(&psql.debug, ": warm: yes", times() as usize + 1);
+    let _ = node;
+    psql.ask_at_once("set app.tenant = 'last';");
+    movable.lose();
+    psql.tell("select current_setting('app.tenant');\n\\echo --");
+    match psql.lines.recv_timeout(LIMIT) {
+        Ok(tenant) => assert_eq!(tenant, "last"),
+        Err(_) => assert!(psql.errors().contains("state_pending"), "{}", psql.errors()),
+    }
+}
+
+#[test]
+fn no_more_sessions_wait_than_the_node_allows() {
+    let Some(movable) = Movable::up("postgres", 203, &["--warm", "1"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let mut first = Psql::start(lab);
+    first.ask("set app.tenant = '1';");
+    until_said(&first.debug, ": warm: yes", 1);
+    let mut second = Psql::start(lab);
+    second.ask("set app.tenant = '2';");
+    until_said(&second.debug, ": warm: no (busy)", 1);
+    assert_eq!(backends(lab, "node-b").len(), 1);
+    // Its place is for the next one.
+    first.end();
+    until_said(&second.debug, ": warm: yes", 1);
+    let waits = backends(lab, "node-b");
+    assert_eq!(waits.len(), 1, "{waits:?}");
+    let mut third = Psql::start(lab);
+    third.ask("set app.tenant = '3';");
+    until_said(&third.debug, ": warm: no (busy)", 1);
+    third.debug.tickets(1);
+    movable.lose();
+    // One goes on with what waits, the other one as ever.
+    assert_eq!(second.ask("select pg_backend_pid();"), waits);
+    assert_eq!(third.ask("select current_setting('app.tenant');"), ["3"]);
+    assert_eq!(second.ask("select current_setting('app.tenant');"), ["2"]);
+    assert!(!third.debug.text().contains(", warm"));
+}
+
+#[test]
+fn a_node_lets_nobody_wait_unless_it_is_told_to() {
+    let Some(movable) = Movable::up("postgres", 204, &[]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let config = lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap() + "warm_sessions = true\n";
+    std::fs::write(&config, text).unwrap();
+    let mut psql = Psql::start(lab);
+    psql.ask("set app.tenant = '1';");
+    until_said(&psql.debug, ": warm: no (no_standby)", 1);
+    assert_eq!(backends(lab, "node-b"), [""; 0]);
+    psql.debug.tickets(1);
+    movable.lose();
+    assert_eq!(psql.ask("select current_setting('app.tenant');"), ["1"]);
+}
+
+/// With the ticket that the login there has earned: the session's own was honoured already.
+#[test]
+fn one_that_is_lost_while_it_waits_is_made_again() {
+    let Some(movable) = Movable::up("postgres", 205, &["--warm", "10"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let program = Libpq::build(lab.dir.path());
+    for (n, transport) in ["shm", "tcp"].into_iter().enumerate() {
+        let debug = Debug::new(lab.dir.path());
+        let environment = [("VIANET_DEBUG", &*debug.path)];
+        let mut client = Libpq::start_with(lab, &program, transport, &environment);
+        client.value(lab, "set app.tenant = '42'");
+        for round in 1..4 {
+            until_said(&debug, ": warm: yes", round);
+            until_said(&debug, ": warm: a ticket", round);
+            let end =
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'";
+            lab.superuser(passive(lab), end);
+            until_said(&debug, ": warm: no (lost)", round);
+        }
+        until_said(&debug, ": warm: yes", 4);
+        let waits = backends(lab, passive(lab));
+        let lost = movable.lose();
+        assert_eq!(
+            client.value(lab, "select current_setting('app.tenant')"),
+            "42"
+        );
+        assert_eq!([client.value(lab, "select pg_backend_pid()")], *waits);
+        // It goes on from there as ever: the ticket of that channel is good.
+        movable.bring_back(lost);
+        until_said(&debug, ": warm: yes", 5);
+        movable.lose();
+        assert_eq!(
+            client.value(lab, "select current_setting('app.tenant')"),
+            "42"
+        );
+        until_said(&debug, ", warm", 2);
+        drop(client);
+        if n == 0 {
+            movable.bring_back(passive(lab));
+        }
+    }
+}
+
+#[test]
+fn a_session_that_listens_or_has_an_unnamed_statement_is_made_up_for() {
+    let Some(movable) = Movable::up("postgres", 206, &["--warm", "10", "--trust"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let config = lab.dir().join("client.toml");
+    let text = std::fs::read_to_string(&config).unwrap() + "move_listening = true\n";
+    std::fs::write(&config, text).unwrap();
+    let program = Libpq::build(lab.dir.path());
+    let mut debug = Debug::new(lab.dir.path());
+    let environment = [("VIANET_DEBUG", &*debug.path)];
+    let mut client = Libpq::start_with(lab, &program, "shm", &environment);
+    client.value(lab, "listen channel");
+    debug.statement();
+    client.value(lab, "\\prepare - select $1::int + 1");
+    assert_eq!(debug.movable(), "yes");
+    until_said(&debug, ": warm: yes", 1);
+    let waits = backends(lab, "node-b");
+    movable.lose();
+    assert_eq!(client.value(lab, "\\execute - 41"), "42");
+    assert_eq!(
+        client.value(lab, "select * from pg_listening_channels()"),
+        "channel"
+    );
+    assert_eq!([client.value(lab, "select pg_backend_pid()")], *waits);
+}
+
+/// The standby's daemon is stopped, or lost, and what waited with it.
+#[test]
+fn the_node_on_which_a_session_waits_may_go() {
+    let Some(movable) = Movable::up("postgres", 207, &["--warm", "10"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let mut psql = Psql::start(lab);
+    psql.ask("set app.tenant = '42';");
+    until_said(&psql.debug, ": warm: yes", 1);
+    lab.good(&["kill", "node-b"]);
+    until_said(&psql.debug, ": warm: no (lost)", 1);
+    assert_eq!(psql.ask("select current_setting('app.tenant');"), ["42"]);
+    movable.bring_back("node-b");
+    until_said(&psql.debug, ": warm: yes", 2);
+    let waits = backends(lab, "node-b");
+    assert_eq!(psql.debug.movable(), "yes");
+    movable.lose();
+    assert_eq!(psql.ask("select pg_backend_pid();"), waits);
+    assert_eq!(psql.end(), (Some(0), String::new()));
+}

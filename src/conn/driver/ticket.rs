@@ -254,6 +254,7 @@ pub(super) struct Renewal {
     pub(super) held: Option<Held>,
     begun: bool,
     asked: Option<Asked>,
+    pause: Duration,
     due: Option<Duration>,
 }
 
@@ -289,15 +290,26 @@ impl Renewal {
         };
         self.due = match asked.answer(Some(pinned)) {
             Some(Given::Ticket { ticket, seconds }) => {
+                crate::log!(log::Level::Debug, "conn", "{}: warm: a ticket", of.0);
                 self.held = Some(Held::new(Arc::clone(key), ticket));
+                self.pause = Duration::ZERO;
                 Some(now + Duration::from_secs(u64::from(seconds) / 2))
             }
-            Some(Given::Not(why)) => why.may_pass().then_some(now + LATER),
+            Some(Given::Not(why)) => {
+                crate::log!(
+                    log::Level::Debug,
+                    "conn",
+                    "{}: warm: no ticket: {why}",
+                    of.0
+                );
+                self.pause = (self.pause * 2).clamp(SOON, LATER);
+                why.may_pass().then_some(now + self.pause)
+            }
             None if now < asked.until => {
                 self.asked = Some(asked);
                 Some(now + LOOK)
             }
-            None => Some(now + ANSWER * 4),
+            None => Some(now + SOON),
         };
         self.due
     }

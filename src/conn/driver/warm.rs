@@ -84,6 +84,8 @@ struct Seat {
     key: Option<Arc<Key>>,
     bell: Option<Arc<AppBell>>,
     from: SocketAddr,
+    /// What it logs in by.
+    by: Option<Held>,
     made: Option<Made>,
     /// Where the session was when it was looked whether that is the same.
     at: (u64, u64),
@@ -119,7 +121,8 @@ impl Driver {
             Stage::None | Stage::Asking(_) => {}
             Stage::Connecting(coming) => set.forget(coming.connecting.wait_fd()),
             Stage::Making(mut seat, ..) | Stage::Waiting(mut seat) | Stage::Called(mut seat, _) => {
-                self.warm.ticket = seat.renewal.held.take().or(self.warm.ticket.take());
+                let next = seat.renewal.held.take().or(seat.by.take());
+                self.warm.ticket = next.or(self.warm.ticket.take());
                 seat.channel.end(EndReason::Closed);
             }
         }
@@ -322,6 +325,7 @@ impl Driver {
             key: coming.key,
             bell: coming.bell,
             from: coming.to.from,
+            by: None,
             made: None,
             at: (0, 0),
             renewal: Renewal::default(),
@@ -364,6 +368,7 @@ impl Driver {
                     crate::log!(log::Level::Info, "conn", "{name}: warm: yes, on {node}");
                 }
                 seat.made = Some(made.into());
+                seat.by = None;
                 seat.renewal.begin(todo.now);
                 self.warm.pause = Duration::ZERO;
                 self.warm.stage = Stage::Waiting(seat);
@@ -375,6 +380,8 @@ impl Driver {
             }
             Progress::Refused(reason, why) => {
                 let made_before = seat.renewal.has_begun();
+                // It is not honoured.
+                seat.by = None;
                 self.warm.stage = Stage::Making(seat, None, until);
                 self.stay_cold(todo, reason.name(), &why);
                 if made_before {
@@ -390,22 +397,21 @@ impl Driver {
         let (plan, at) = self.conn.plan_at_rest()?;
         seat.at = at;
         let packet = &plan.record.packet;
-        let first = match (&seat.made, self.warm.ticket.take()) {
-            (Some(_), ticket) => {
-                self.warm.ticket = ticket;
-                Vec::new()
-            }
-            (None, Some(held)) => {
+        let made = seat.made.take();
+        if made.is_none() {
+            seat.by = self.warm.ticket.take();
+        }
+        let first = match &seat.by {
+            Some(held) => {
                 let place = Place::new(&seat.channel.accept, &self.conn.name.server);
                 held.redemption(&place, packet)
             }
             // Without a ticket the server is asked as any client asks, and may let the session in.
-            (None, None) => {
+            None => {
                 let redemption = self.redemption(now, &seat.channel.accept, packet);
                 redemption.unwrap_or_else(|_| packet.clone())
             }
         };
-        let made = seat.made.take();
         Some(Box::new(Mover::beforehand(plan, first, made, self.conn.id)))
     }
 
