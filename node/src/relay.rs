@@ -11,7 +11,7 @@ mod upstream;
 
 pub use door::Door;
 
-use crate::config::{self, Node, cannot_use};
+use crate::config::{self, Node, Protocol, cannot_use};
 use crate::daemon::Mail;
 use crate::served::Served;
 use crate::ticket::Tickets;
@@ -335,8 +335,10 @@ impl Refusals {
 fn refuses_warm(incoming: &dyn Incoming, shared: &Shared, index: usize) -> Option<RejectReason> {
     let busy = shared.warm.load(Ordering::Acquire) >= shared.most_warm
         || shared.open.load(Ordering::Acquire) >= shared.most;
-    match shared.served[index].standby() {
-        _ if shared.most_warm == 0 => Some(RejectReason::NotAuthorised),
+    let served = &shared.served[index];
+    let may = shared.most_warm > 0 && served.config.protocol == Protocol::Postgres;
+    match served.standby() {
+        _ if !may => Some(RejectReason::NotAuthorised),
         None => Some(RejectReason::NotActive),
         Some((_, seen)) if seen < incoming.min_generation() => Some(RejectReason::GenerationTooOld),
         Some(_) if busy => Some(RejectReason::Busy),

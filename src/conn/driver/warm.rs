@@ -455,7 +455,9 @@ impl Driver {
         endpoint: Endpoint,
         min_generation: Generation,
     ) -> bool {
-        if self.machine.state() != State::FailingOver {
+        // A forked process has a copy of what waits.
+        let forked = self.conn.control.forked.load(Ordering::Acquire);
+        if forked || self.machine.state() != State::FailingOver {
             return false;
         }
         let Some(answer) = self.machine.answer() else {
