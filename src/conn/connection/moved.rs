@@ -48,15 +48,15 @@ impl Conn {
     }
 
     /// What it would take to make it again if its server were lost now, and where it is, while it is at rest: for who makes it
-    /// beforehand. Nothing is suspended, and nothing comes of it. `None`: not now.
-    pub fn plan_at_rest(&self) -> Option<(Plan, (u64, u64))> {
+    /// beforehand. Nothing is suspended, and nothing comes of it. `None`: not now, or nothing has moved since it was at `seen`.
+    pub fn plan_at_rest(&self, seen: (u64, u64)) -> Option<(Plan, (u64, u64))> {
         let channel = self.channel()?;
         let mut state = self.followed.state.lock_if_free()?;
         state.check(&channel);
-        if !state.observer.at_safe_point() {
+        let at = (state.sent, state.received);
+        if at == seen || !state.observer.at_safe_point() {
             return None;
         }
-        let at = (state.sent, state.received);
         let plan = self.plan_from(&state, &state.observer, &[]);
         Some((plan.ok()?, at))
     }

@@ -32,6 +32,8 @@ const LATER: Duration = Duration::from_secs(30);
 /// At a failover: how often it is looked whether the node has said that it is active, and for how long.
 const CALLED_LOOK: Duration = Duration::from_micros(250);
 const CALLED: Duration = Duration::from_millis(250);
+/// Where no session is.
+const NOWHERE: (u64, u64) = (0, 0);
 
 /// See the module's text.
 #[derive(Default)]
@@ -182,7 +184,8 @@ impl Driver {
     fn look_for_standby(&mut self, todo: &mut Todo<'_>) {
         self.warm.due = Some(todo.now + IDLE_LOOK);
         let pending = self.conn.login() == Some(Why::Pending);
-        let Some((plan, _)) = self.conn.plan_at_rest().filter(|_| !pending) else {
+        let plan = self.conn.plan_at_rest(NOWHERE).filter(|_| !pending);
+        let Some((plan, _)) = plan else {
             return;
         };
         if plan.state.times_out() {
@@ -394,7 +397,7 @@ impl Driver {
     }
 
     fn begin_to_make(&mut self, now: Duration, seat: &mut Seat) -> Option<Box<Mover>> {
-        let (plan, at) = self.conn.plan_at_rest()?;
+        let (plan, at) = self.conn.plan_at_rest(NOWHERE)?;
         seat.at = at;
         let packet = &plan.record.packet;
         let made = seat.made.take();
@@ -436,9 +439,7 @@ impl Driver {
         };
         let later = todo.now + WAITING_LOOK;
         self.warm.due = Some(next.map_or(later, |next| next.min(later)));
-        if let Some((plan, at)) = self.conn.plan_at_rest()
-            && at != seat.at
-        {
+        if let Some((plan, at)) = self.conn.plan_at_rest(seat.at) {
             seat.at = at;
             let fits = seat.made.as_ref().is_some_and(|made| made.fits(&plan));
             if !fits {
