@@ -10,8 +10,9 @@ mod pg_lab;
 #[path = "pg_lab/psql.rs"]
 mod psql;
 
-use pg_lab::{LIMIT, Lab, Libpq};
+use pg_lab::{LIMIT, Lab, Libpq, text};
 use psql::{Debug, Movable, Psql, times};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 const STATE: &str = "select current_setting('search_path'), current_setting('TimeZone'), \
@@ -290,5 +291,31 @@ fn the_node_on_which_a_session_waits_may_go() {
     assert_eq!(psql.debug.movable(), "yes");
     movable.lose();
     assert_eq!(psql.ask("select pg_backend_pid();"), waits);
+    assert_eq!(psql.end(), (Some(0), String::new()));
+}
+
+/// There and back, without an error and without a login of the session's.
+#[test]
+fn a_planned_switchover_leads_to_what_waits() {
+    let Some(movable) = Movable::up("postgres", 208, &["--warm", "10"]) else {
+        return;
+    };
+    let lab = &movable.lab;
+    let mut psql = Psql::start(lab);
+    psql.ask("set app.tenant = '42';");
+    for (round, to) in ["node-b", "node-a"].into_iter().enumerate() {
+        until_said(&psql.debug, ": warm: yes", round + 1);
+        let waits = backends(lab, to);
+        assert_eq!(psql.debug.movable(), "yes");
+        let out = Command::new(env!("CARGO_BIN_EXE_vianet"))
+            .args(["switchover", "sales.lab", "--to", to])
+            .env("VIANET_CONFIG", lab.dir().join("client.toml"))
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}{}", text(&out), lab.logs());
+        let pid = psql.ask_at_once("select pg_backend_pid();");
+        assert_eq!(pid, waits, "{}{}", psql.debug.text(), lab.logs());
+        assert_eq!(psql.ask("select current_setting('app.tenant');"), ["42"]);
+    }
     assert_eq!(psql.end(), (Some(0), String::new()));
 }

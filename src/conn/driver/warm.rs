@@ -199,7 +199,7 @@ impl Driver {
         let Some(cluster) = name.cluster_config(config) else {
             return;
         };
-        match Asker::start(name, cluster, 0, todo.now) {
+        match Asker::start(name, cluster, self.machine.generation(), todo.now) {
             Ok(asker) => {
                 self.warm.stage = Stage::Asking(asker);
                 self.warm.due = Some(todo.now + ASKING_LOOK);
@@ -322,6 +322,10 @@ impl Driver {
             Poll::Ready(Err(error)) => return self.not_connected(todo, coming.to, error),
             Poll::Ready(Ok(channel)) => channel,
         };
+        if self.machine.state() != State::Established {
+            channel.end(EndReason::Closed);
+            return;
+        }
         let seat = Box::new(Seat {
             channel,
             endpoint: coming.endpoint,
