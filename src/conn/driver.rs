@@ -20,6 +20,7 @@ use super::connection::Conn;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::reactor::{Set, Token, WireWatcher};
+use super::standbys::Standbys;
 use super::turnstile::Turnstile;
 use super::{Phase, events, fork, leaving, losses, transports};
 use crate::config::RawFailover;
@@ -58,6 +59,8 @@ pub struct Todo<'a> {
     pub probes: &'a mut Probes,
     /// Who moves when.
     pub turnstile: &'a mut Turnstile,
+    /// Where sessions may wait.
+    pub standbys: &'a mut Standbys,
 }
 
 /// Whether the descriptor is writable.

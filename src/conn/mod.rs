@@ -26,6 +26,7 @@ pub mod prober;
 mod probes;
 mod queries;
 mod reactor;
+mod standbys;
 mod suspects;
 mod table;
 mod transports;

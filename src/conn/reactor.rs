@@ -7,6 +7,7 @@ use super::driver::{self, Driver, Todo};
 use super::lock::Lock;
 use super::probes::Probes;
 use super::queries::Queries;
+use super::standbys::Standbys;
 use super::turnstile::Turnstile;
 use super::{cancels, now, queries};
 use crate::error::{Error, Result};
@@ -135,6 +136,7 @@ fn start() -> Result<Handle> {
         queries: Queries::default(),
         probes: Probes::default(),
         turnstile: Turnstile::default(),
+        standbys: Standbys::default(),
         timers: BTreeSet::new(),
         ticking: HashSet::new(),
         shared: HashMap::new(),
@@ -262,6 +264,7 @@ struct Reactor {
     queries: Queries,
     probes: Probes,
     turnstile: Turnstile,
+    standbys: Standbys,
     /// When which driver has something to do.
     timers: BTreeSet<(Duration, u64)>,
     /// Channels that want ticks.
@@ -294,6 +297,7 @@ impl Reactor {
         self.queries.forget_all(set);
         self.probes.forget_all(set);
         self.turnstile.forget_all();
+        self.standbys.forget_all();
         self.timers.clear();
         self.ticking.clear();
         self.shared.clear();
@@ -449,6 +453,7 @@ impl Reactor {
             queries: &mut self.queries,
             probes: &mut self.probes,
             turnstile: &mut self.turnstile,
+            standbys: &mut self.standbys,
         };
         step(driver, &mut todo);
         driver.act(&mut todo);

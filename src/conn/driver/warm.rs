@@ -9,8 +9,6 @@ use super::attempt::begin;
 use super::session_move::carry;
 use super::ticket::Renewal;
 use super::*;
-use crate::conn::asker::Asker;
-use crate::resolve::Role;
 use crate::resolve::ticket::{Held, Key, Place, Why};
 use crate::session::postgres::{Mover, Progress, Warm as Made};
 use crate::via::bell::AppBell;
@@ -52,8 +50,6 @@ pub(super) struct Warm {
 enum Stage {
     #[default]
     None,
-    /// Which node is passive.
-    Asking(Asker),
     Connecting(Coming),
     /// `None`: once the session is at rest.
     Making(Box<Seat>, Option<Box<Mover>>, Duration),
@@ -109,6 +105,7 @@ impl Driver {
     /// Another server carries the session: what was made beforehand for the loss of the one before is of no use.
     pub(super) fn begin_warm(&mut self, todo: &mut Todo<'_>) {
         self.drop_warm(todo.set);
+        todo.standbys.leave(self.conn.id);
         let wanted = self.conn.wants_warm();
         self.conn.set_warm(if wanted { "pending" } else { "off" });
         self.warm = Warm {
@@ -120,7 +117,7 @@ impl Driver {
     /// Ends what there is.
     pub(super) fn drop_warm(&mut self, set: Set<'_>) {
         match std::mem::take(&mut self.warm.stage) {
-            Stage::None | Stage::Asking(_) => {}
+            Stage::None => {}
             Stage::Connecting(coming) => set.forget(coming.connecting.wait_fd()),
             Stage::Making(mut seat, ..) | Stage::Waiting(mut seat) | Stage::Called(mut seat, _) => {
                 let next = seat.renewal.held.take().or(seat.by.take());
@@ -153,7 +150,6 @@ impl Driver {
         }
         match std::mem::take(&mut self.warm.stage) {
             Stage::None => self.look_for_standby(todo),
-            Stage::Asking(asker) => self.hear_nodes(todo, asker),
             Stage::Connecting(coming) if todo.now < coming.until => {
                 self.warm.due = Some(coming.until);
                 self.warm.stage = Stage::Connecting(coming);
@@ -169,13 +165,19 @@ impl Driver {
     }
 
     /// Nothing came of it; the word is for `vianet_info`, the text for the log.
-    fn stay_cold(&mut self, todo: &Todo<'_>, word: &'static str, why: &str) {
+    fn stay_cold(&mut self, todo: &mut Todo<'_>, word: &'static str, why: &str) {
         self.drop_warm(todo.set);
         if self.conn.set_warm(word) {
             let name = &self.conn.name;
             crate::log!(log::Level::Info, "conn", "{name}: warm: no ({word}): {why}");
         }
-        let pause = (self.warm.pause * 2).clamp(SOON, LATER);
+        todo.standbys.leave(self.conn.id);
+        let most = match word {
+            // That costs one question for all.
+            "no_standby" => WAITING_LOOK,
+            _ => LATER,
+        };
+        let pause = (self.warm.pause * 2).clamp(SOON, most);
         self.warm.pause = pause;
         // Not all connections of a process at the same moment.
         self.warm.due = Some(todo.now + pause + pause * (self.conn.id % 8) as u32 / 16);
@@ -199,48 +201,34 @@ impl Driver {
         let Some(cluster) = name.cluster_config(config) else {
             return;
         };
-        match Asker::start(name, cluster, self.machine.generation(), todo.now) {
-            Ok(asker) => {
-                self.warm.stage = Stage::Asking(asker);
-                self.warm.due = Some(todo.now + ASKING_LOOK);
-            }
-            Err(error) => self.stay_cold(todo, "no_standby", &error.to_string()),
+        let id = self.machine.answer().and_then(|answer| answer.cluster_id);
+        let seen = self.machine.generation();
+        match (todo.standbys).find(name, (cluster, id), seen, todo.now) {
+            Poll::Pending => self.warm.due = Some(todo.now + ASKING_LOOK),
+            Poll::Ready(Err(report)) => self.stay_cold(todo, "no_standby", &report),
+            Poll::Ready(Ok(answer)) => self.meet(todo, answer),
         }
     }
 
-    fn hear_nodes(&mut self, todo: &mut Todo<'_>, mut asker: Asker) {
-        asker.on_readable(todo.now);
-        if asker.poll_timeout().is_some_and(|due| due <= todo.now) {
-            asker.on_timeout(todo.now);
+    fn meet(&mut self, todo: &mut Todo<'_>, answer: Answer) {
+        let until = todo.now + CONNECT + LONGEST;
+        if !todo.standbys.enter(self.conn.id, todo.now, until) {
+            // Its turn comes.
+            return;
         }
-        let cluster = self.machine.answer().and_then(|answer| answer.cluster_id);
-        let of_ours = |a: &&Answer| {
-            a.role == Role::Passive && a.cluster_id.is_some() && a.cluster_id == cluster
+        let Some(from) = answer.from else {
+            return;
         };
-        let passive = asker.answers().filter(of_ours).find_map(|answer| {
-            let of = |t: Transport| answer.endpoints.iter().filter(move |e| e.transport == t);
-            let usable = (self.conn.transports.iter()).filter(|t| **t != Transport::Plain);
-            let untried: VecDeque<_> = usable.flat_map(|t| of(*t)).copied().collect();
-            let node = answer.node.clone();
-            let to = Passive {
-                node,
-                from: answer.from?,
-                untried,
-                why: String::new(),
-            };
-            (!to.untried.is_empty()).then_some(to)
-        });
-        match (passive, asker.outcome()) {
-            (Some(to), _) => self.connect_warm(todo, to),
-            (None, Some(_)) => {
-                let why = asker.report();
-                self.stay_cold(todo, "no_standby", &why);
-            }
-            (None, None) => {
-                self.warm.stage = Stage::Asking(asker);
-                self.warm.due = Some(todo.now + ASKING_LOOK);
-            }
-        }
+        let of = |t: Transport| answer.endpoints.iter().filter(move |e| e.transport == t);
+        let usable = (self.conn.transports.iter()).filter(|t| **t != Transport::Plain);
+        let untried = usable.flat_map(|t| of(*t)).copied().collect();
+        let to = Passive {
+            node: answer.node,
+            from,
+            untried,
+            why: "offers no transport that is allowed".into(),
+        };
+        self.connect_warm(todo, to);
     }
 
     fn connect_warm(&mut self, todo: &mut Todo<'_>, mut to: Passive) {
@@ -374,6 +362,7 @@ impl Driver {
                     let (name, node) = (&self.conn.name, &seat.channel.accept.node);
                     crate::log!(log::Level::Info, "conn", "{name}: warm: yes, on {node}");
                 }
+                todo.standbys.leave(self.conn.id);
                 seat.made = Some(made.into());
                 seat.by = None;
                 seat.renewal.begin(todo.now);
