@@ -15,6 +15,7 @@ int main(int argc, char **argv) {
     say("transport %u node %s generation %llu (%s)", info.transport, info.node, (unsigned long long)info.generation,
         info.why_not_better);
     CHECK(info.state == VIANET_STATE_ESTABLISHED);
+    CHECK(info.warm == 0 && info.last_failover_warm == 0 && strcmp(info.why_not_warm, "off") == 0);
 #endif
 
     static const size_t sizes[] = {1, 2, 3, 7, 8, 64, 255, 4095, 4096, 4097, 16384, 65536};

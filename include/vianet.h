@@ -245,6 +245,12 @@ struct vianet_info {
     uint32_t encrypted;
     // Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
     char why_not_encrypted[28];
+    // 1: its session waits on the passive node's standby, logged in
+    uint32_t warm;
+    // 1: in the last move to another server it went on with one that waited there
+    uint32_t last_failover_warm;
+    // Why none waits, "" if one does: "off", "pending", or what came of the last attempt
+    char why_not_warm[32];
 };
 
 // Receives log records: level, module, text, and the context given with it. Runs on any thread, the library's own

@@ -80,6 +80,10 @@ pub struct Cluster {
     /// A PostgreSQL session that listens moves too, although what was notified meanwhile is missing.
     #[serde(default)]
     pub move_listening: bool,
+    /// A PostgreSQL session that could move is made beforehand on the standby of the passive node too, so that moving it takes no
+    /// login.
+    #[serde(default)]
+    pub warm_sessions: bool,
     /// Libraries of the SQL servers, by file name without `.so`, that keep nothing in a session: one that has loaded them moves.
     #[serde(default)]
     pub stateless_libraries: Vec<String>,
@@ -113,6 +117,9 @@ pub struct Server {
     /// Overrides [`Cluster::move_listening`].
     #[serde(default)]
     pub move_listening: Option<bool>,
+    /// Overrides [`Cluster::warm_sessions`].
+    #[serde(default)]
+    pub warm_sessions: Option<bool>,
 }
 
 /// `session`: which protocol is followed.

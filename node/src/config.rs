@@ -198,6 +198,8 @@ pub struct Limits {
     pub channels: usize,
     /// Logins of one server name that are under way at a time; 0 takes four per processor. What comes beyond that waits.
     pub logins: usize,
+    /// Most sessions that wait beside our SQL servers while we are passive for them; 0: none.
+    pub warm_sessions: usize,
     /// Largest ring per direction a client may ask for.
     pub max_ring_bytes: u32,
     /// UDP answers a second to one source address.
@@ -218,6 +220,7 @@ impl Default for Limits {
             channels_per_peer: 1024,
             channels: 8192,
             logins: 0,
+            warm_sessions: 0,
             max_ring_bytes: 4 << 20,
             answers_per_source: 200,
             answers: 20_000,

@@ -162,6 +162,9 @@ pub struct SessionStatus {
     /// How long the last move took, which was to this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<FailoverTimes>,
+    /// It waits until this node is active.
+    #[serde(default)]
+    pub warm: bool,
     /// What it said last of itself ([`vianet::via::switchover::Standing`]); 0: nothing.
     #[serde(skip)]
     pub standing: u8,

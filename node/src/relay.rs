@@ -12,7 +12,7 @@ mod welcome;
 
 pub use door::Door;
 
-use crate::config::{self, Node, cannot_use};
+use crate::config::{self, Node, Protocol, cannot_use};
 use crate::daemon::Mail;
 use crate::served::Served;
 use crate::ticket::Tickets;
@@ -48,6 +48,8 @@ enum Command {
     },
     /// Every client of a server is told what is ordered now.
     Order { index: usize },
+    /// The role has changed: for channels that wait.
+    Role { index: usize },
     /// Every channel of a server ends.
     End { index: usize, reason: EndReason },
     /// The thread ends.
@@ -67,6 +69,9 @@ struct Shared {
     /// Channels that are open or being opened.
     open: AtomicUsize,
     most: usize,
+    /// Sessions that wait until this node is active.
+    warm: Arc<AtomicUsize>,
+    most_warm: usize,
     /// Logins of one server name at a time.
     most_logins: usize,
     /// Which loop has which channel.
@@ -140,6 +145,8 @@ impl Relay {
             lookups,
             open: AtomicUsize::new(0),
             most: config.limits.channels,
+            warm: Arc::default(),
+            most_warm: config.limits.warm_sessions,
             most_logins: match config.limits.logins {
                 0 => 4 * std::thread::available_parallelism().map_or(1, |n| n.get()),
                 n => n,
@@ -178,6 +185,13 @@ impl Relay {
     pub fn tell_order(&self, server: usize) {
         for post in &self.shared.posts {
             post.send(Command::Order { index: server });
+        }
+    }
+
+    /// The role has changed, and was published: what waits for it goes on, or ends.
+    pub fn tell_role(&self, server: usize) {
+        for post in &self.shared.posts {
+            post.send(Command::Role { index: server });
         }
     }
 
@@ -318,6 +332,21 @@ impl Refusals {
     }
 }
 
+/// Why a session is not let in to wait here.
+fn refuses_warm(incoming: &dyn Incoming, shared: &Shared, index: usize) -> Option<RejectReason> {
+    let busy = shared.warm.load(Ordering::Acquire) >= shared.most_warm
+        || shared.open.load(Ordering::Acquire) >= shared.most;
+    let served = &shared.served[index];
+    let may = shared.most_warm > 0 && served.config.protocol == Protocol::Postgres;
+    match served.standby() {
+        _ if !may => Some(RejectReason::NotAuthorised),
+        None => Some(RejectReason::NotActive),
+        Some((_, seen)) if seen < incoming.min_generation() => Some(RejectReason::GenerationTooOld),
+        Some(_) if busy => Some(RejectReason::Busy),
+        Some(_) => None,
+    }
+}
+
 /// Checks a request (claims 22 and 23: this node answers to the name) and hands it to a relay thread.
 fn dispatch(incoming: Box<dyn Incoming>, shared: &Shared, turn: &mut usize) {
     let server = incoming.server().to_ascii_lowercase();
@@ -331,6 +360,7 @@ fn dispatch(incoming: Box<dyn Incoming>, shared: &Shared, turn: &mut usize) {
     }
     let refused = match found {
         None => Some(RejectReason::UnknownName),
+        Some(index) if incoming.warm() => refuses_warm(&*incoming, shared, index),
         Some(index) => match shared.served[index].active() {
             None => Some(RejectReason::NotActive),
             Some(own) if own < incoming.min_generation() => Some(RejectReason::GenerationTooOld),

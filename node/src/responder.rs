@@ -4,12 +4,12 @@
 //! source port 1434 (two responders must not be made to talk to each other).
 
 use crate::bucket::Buckets;
-use crate::config::Node;
+use crate::config::{Node, Protocol};
 use crate::role::PeerRole;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use vianet::resolve::identity::SecretKey;
-use vianet::resolve::query::{Query, TYPE_QUERY};
+use vianet::resolve::query::{Query, REQUEST_BYTES, TYPE_QUERY};
 use vianet::resolve::ssrp::{self, Instance, MAX_NETBIOS, Via};
 use vianet::resolve::wire::datagram_type;
 use vianet::resolve::{Answer, ClusterId, Endpoint, Generation, Role};
@@ -45,6 +45,8 @@ pub struct Responder {
     via_rdma: Vec<SocketAddr>,
     via_tcp: Vec<SocketAddr>,
     shm: bool,
+    /// Sessions may wait here while another node serves them.
+    warm: bool,
     buckets: Buckets,
     waiting: Waiting,
 }
@@ -80,6 +82,7 @@ impl Responder {
             via_rdma: of(Transport::Rdma),
             via_tcp,
             shm: config.listen.shm,
+            warm: config.limits.warm_sessions > 0,
             buckets: Buckets::new(config.limits.answers_per_source, config.limits.answers),
             waiting: Waiting::default(),
         }
@@ -99,11 +102,16 @@ impl Responder {
         }
         if datagram_type(datagram) == Some(TYPE_QUERY) {
             let query = Query::parse(datagram).ok()?;
-            let answer = self.cluster_answer(&query, standings)?;
+            let mut answer = self.cluster_answer(&query, standings)?;
             if !self.buckets.allow(now, from.ip()) {
                 return None;
             }
-            let bytes = query.answer(&answer, self.signer.as_ref()).ok()?;
+            let mut bytes = query.answer(&answer, self.signer.as_ref()).ok()?;
+            if answer.role != Role::Active && 2 * bytes.len() > REQUEST_BYTES {
+                // There must be room for a second answer.
+                answer.endpoints.clear();
+                bytes = query.answer(&answer, self.signer.as_ref()).ok()?;
+            }
             if matches!(answer.role, Role::Passive | Role::TakingOver) {
                 self.waiting.add(now, query, local, from, bytes.len());
             }
@@ -164,7 +172,11 @@ impl Responder {
                         standing.generation,
                         self.endpoints(&self.servers[i]),
                     ),
-                    PeerRole::Passive => (Role::Passive, standing.generation, Vec::new()),
+                    PeerRole::Passive => {
+                        let endpoints = self.warm.then(|| self.via(&self.servers[i]));
+                        let endpoints = endpoints.unwrap_or_default();
+                        (Role::Passive, standing.generation, endpoints)
+                    }
                     PeerRole::Starting | PeerRole::TakingOver => {
                         (Role::TakingOver, standing.generation, Vec::new())
                     }
@@ -181,6 +193,16 @@ impl Responder {
             authentic: false,
             from: None,
         })
+    }
+
+    /// Where a session may wait; only where it is known what a login is.
+    fn via(&self, server: &crate::config::Server) -> Vec<Endpoint> {
+        let mut endpoints = self.endpoints(server);
+        endpoints.retain(|endpoint| endpoint.transport != Transport::Plain);
+        match server.protocol {
+            Protocol::Postgres => endpoints,
+            Protocol::Raw => Vec::new(),
+        }
     }
 
     fn endpoints(&self, server: &crate::config::Server) -> Vec<Endpoint> {

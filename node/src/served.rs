@@ -28,6 +28,8 @@ pub struct Served {
     standings_told: AtomicBool,
     active: AtomicU64,
     serve_until: AtomicU64,
+    /// What sessions that wait beside the standby may count on: see [`Served::standby`].
+    standby: Mutex<Standby>,
     health: Mutex<Health>,
     checked: Condvar,
     /// Open channels by id.
@@ -46,6 +48,14 @@ pub struct Served {
     pub bytes_in: AtomicU64,
     /// Bytes from the SQL server.
     pub bytes_out: AtomicU64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Standby {
+    /// How often this node has become passive.
+    times: u64,
+    /// It is, and this is the largest generation that it knows.
+    now: Option<Generation>,
 }
 
 /// The SQL server's health as far as it is known.
@@ -71,6 +81,7 @@ impl Served {
             standings_told: AtomicBool::new(false),
             active: AtomicU64::new(0),
             serve_until: AtomicU64::new(0),
+            standby: Mutex::default(),
             health: Mutex::default(),
             checked: Condvar::new(),
             sessions: Mutex::default(),
@@ -106,6 +117,20 @@ impl Served {
         if active.is_some() {
             self.serve_until.store(until, Ordering::Release);
         }
+    }
+
+    /// The main loop's word: this node is passive, and knows this generation. Withdrawn before it becomes anything else.
+    pub fn publish_standby(&self, seen: Option<Generation>) {
+        let mut standby = self.standby.lock();
+        standby.times += u64::from(standby.now.is_none() && seen.is_some());
+        standby.now = seen;
+    }
+
+    /// Where this node is passive: which time it is that it is so, and the largest generation that it knows. A session that was let
+    /// in to wait may be relayed as long as the first number is the same; once it is not, the SQL server may be another thing.
+    pub fn standby(&self) -> Option<(u64, Generation)> {
+        let standby = *self.standby.lock();
+        Some((standby.times, standby.now?))
     }
 
     /// What clients are told.

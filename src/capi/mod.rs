@@ -294,7 +294,11 @@ impl From<&conn::Info> for vianet_info {
             last_failover: info.last_failover.unwrap_or_default().into(),
             encrypted: info.why_not_encrypted.is_none().into(),
             why_not_encrypted: [0; 28],
+            warm: info.why_not_warm.is_empty().into(),
+            last_failover_warm: info.last_failover.is_some_and(|it| it.warm).into(),
+            why_not_warm: [0; 32],
         };
+        copy_text(&mut out.why_not_warm, info.why_not_warm);
         copy_text(&mut out.why_not_better, &info.why_not_better);
         copy_text(&mut out.name, &info.name);
         copy_text(&mut out.node, &info.node);

@@ -165,6 +165,12 @@ pub struct vianet_info {
     pub encrypted: u32,
     /// Why not, "" if it is: "same_host" (shm), "unpinned", "off", "rdma", "plain", "not_connected"
     pub why_not_encrypted: [c_char; 28],
+    /// 1: its session waits on the passive node's standby, logged in
+    pub warm: u32,
+    /// 1: in the last move to another server it went on with one that waited there
+    pub last_failover_warm: u32,
+    /// Why none waits, "" if one does: "off", "pending", or what came of the last attempt
+    pub why_not_warm: [c_char; 32],
 }
 
 /// How long the parts of a failover took, one after the other, in microseconds. What was tried in vain on the way counts to

@@ -148,6 +148,14 @@ impl Asker {
         self.outcome.is_none().then_some(due)
     }
 
+    /// Reads whatever has arrived, and does what is due: for who looks now and then, and watches nothing.
+    pub fn on_timeout_if_due(&mut self, now: Duration) {
+        self.on_readable(now);
+        if self.poll_timeout().is_some_and(|due| due <= now) {
+            self.on_timeout(now);
+        }
+    }
+
     /// Sends what is due, ends the query when its time is over.
     pub fn on_timeout(&mut self, now: Duration) {
         // What has arrived counts, also when the caller comes late.

@@ -95,6 +95,8 @@ pub struct Slow {
     pub node: String,
     /// How long the last failover took.
     pub last_failover: Option<Times>,
+    /// Why no session waits on another node, "" if one does.
+    pub why_not_warm: Option<&'static str>,
     /// The text of the error that ended the connection.
     pub lost: Option<Error>,
 }
@@ -259,6 +261,7 @@ impl Conn {
         let private = (channel.as_ref()).is_some_and(|channel| channel.wire.is_private());
         let (node, why_not_better) = (slow.node.clone(), slow.why_not_better.clone());
         let last_failover = slow.last_failover;
+        let why_not_warm = slow.why_not_warm.unwrap_or("off");
         drop(slow);
         drop(channel);
         let why_not_movable = match (transport, self.verdict(), self.raw_failover()) {
@@ -300,6 +303,7 @@ impl Conn {
             },
             state_way: self.state_way(),
             last_failover,
+            why_not_warm,
         }
     }
 }

@@ -10,6 +10,7 @@ mod session_move;
 mod switchover;
 mod ticket;
 mod times;
+mod warm;
 mod wire;
 
 pub use ending::give_up;
@@ -19,6 +20,7 @@ use super::connection::Conn;
 use super::probes::Probes;
 use super::queries::Queries;
 use super::reactor::{Set, Token, WireWatcher};
+use super::standbys::Standbys;
 use super::turnstile::Turnstile;
 use super::{Phase, events, fork, leaving, losses, transports};
 use crate::config::RawFailover;
@@ -57,6 +59,8 @@ pub struct Todo<'a> {
     pub probes: &'a mut Probes,
     /// Who moves when.
     pub turnstile: &'a mut Turnstile,
+    /// Where sessions may wait.
+    pub standbys: &'a mut Standbys,
 }
 
 /// Whether the descriptor is writable.
@@ -92,6 +96,8 @@ pub struct Driver {
     tickets: ticket::Tickets,
     /// What is done for the session above the bytes.
     session: session_move::Session,
+    /// The session on the other node's standby.
+    warm: warm::Warm,
     /// What is done for a switchover that the node has announced.
     switchover: switchover::Heeded,
     /// The channel that comes is another stream: the session was restored on another server.
@@ -147,6 +153,7 @@ impl Driver {
             far_watched: false,
             tickets: ticket::Tickets::default(),
             session: session_move::Session::default(),
+            warm: warm::Warm::default(),
             switchover: switchover::Heeded::default(),
             restored: None,
             unused: None,
@@ -236,6 +243,7 @@ impl Driver {
         }
         self.see_to_ticket(todo.now);
         self.see_to_session(todo);
+        self.see_to_warm(todo);
         self.heed(todo);
         if self.linger.is_some() && self.machine.state() == State::Established {
             return self.linger_on(todo);
@@ -266,7 +274,8 @@ impl Driver {
         let ticket = self.ticket_due();
         let session = self.session_due();
         let switchover = self.switchover_due();
-        let all = [machine, ending, owed, ticket, session, switchover];
+        let warm = self.warm_due();
+        let all = [machine, ending, owed, ticket, session, switchover, warm];
         all.into_iter().flatten().min()
     }
 

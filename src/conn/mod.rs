@@ -25,6 +25,7 @@ pub mod prober;
 mod probes;
 mod queries;
 mod reactor;
+mod standbys;
 mod suspects;
 mod table;
 mod transports;
@@ -139,6 +140,8 @@ pub struct Info {
     pub state_way: Option<&'static str>,
     /// How long the parts of the last failover took, if there was one.
     pub last_failover: Option<Times>,
+    /// Why its session does not wait on another node's standby; "": it does.
+    pub why_not_warm: &'static str,
 }
 
 /// The answer to [`resolve`].

@@ -7,6 +7,7 @@ use super::driver::{self, Driver, Todo};
 use super::lock::Lock;
 use super::probes::Probes;
 use super::queries::Queries;
+use super::standbys::Standbys;
 use super::turnstile::Turnstile;
 use super::{now, queries};
 use crate::error::{Error, Result};
@@ -135,6 +136,7 @@ fn start() -> Result<Handle> {
         queries: Queries::default(),
         probes: Probes::default(),
         turnstile: Turnstile::default(),
+        standbys: Standbys::default(),
         timers: BTreeSet::new(),
         ticking: HashSet::new(),
         shared: HashMap::new(),
@@ -165,6 +167,8 @@ pub enum Token {
     Query(u64),
     /// A probe's socket.
     Probe(u64),
+    /// A connect in progress, of the session beforehand.
+    Warm(u64),
 }
 
 impl Token {
@@ -176,6 +180,7 @@ impl Token {
             Token::Connecting(id) => (3, id),
             Token::Query(id) => (4, id),
             Token::Probe(id) => (5, id),
+            Token::Warm(id) => (6, id),
         };
         id << 3 | kind
     }
@@ -188,6 +193,7 @@ impl Token {
             3 => Token::Connecting(id),
             4 => Token::Query(id),
             5 => Token::Probe(id),
+            6 => Token::Warm(id),
             _ => Token::Commands,
         }
     }
@@ -258,6 +264,7 @@ struct Reactor {
     queries: Queries,
     probes: Probes,
     turnstile: Turnstile,
+    standbys: Standbys,
     /// When which driver has something to do.
     timers: BTreeSet<(Duration, u64)>,
     /// Channels that want ticks.
@@ -290,6 +297,7 @@ impl Reactor {
         self.queries.forget_all(set);
         self.probes.forget_all(set);
         self.turnstile.forget_all();
+        self.standbys.forget_all();
         self.timers.clear();
         self.ticking.clear();
         self.shared.clear();
@@ -365,6 +373,7 @@ impl Reactor {
             Token::Connecting(id) => self.drive(id, now, Driver::advance),
             Token::Query(id) => self.queries.on_readable(id, now),
             Token::Probe(id) => self.probes.on_readable(id, now),
+            Token::Warm(id) => self.drive(id, now, Driver::advance_warm),
         }
     }
 
@@ -444,6 +453,7 @@ impl Reactor {
             queries: &mut self.queries,
             probes: &mut self.probes,
             turnstile: &mut self.turnstile,
+            standbys: &mut self.standbys,
         };
         step(driver, &mut todo);
         driver.act(&mut todo);

@@ -17,7 +17,7 @@
 #![forbid(unsafe_code)]
 
 use super::packet::{
-    self, ConnectResume, FLAG_PATIENT, HEADER_BYTES, Header, Nonce, PacketError, Type,
+    self, ConnectResume, FLAG_PATIENT, FLAG_WARM, HEADER_BYTES, Header, Nonce, PacketError, Type,
 };
 use super::{Accept, ConnectError, RejectReason};
 use crate::resolve::Generation;
@@ -56,6 +56,8 @@ pub struct ClientHello {
     pub resume: Option<ClientResume>,
     /// Nobody waits for it.
     pub patient: bool,
+    /// To a passive node.
+    pub warm: bool,
 }
 
 /// An earlier channel of the client.
@@ -102,7 +104,8 @@ impl ClientHandshake {
             }),
         };
         let consumed = hello.resume.as_ref().map_or(0, |r| r.offsets.consumed);
-        let flags = if hello.patient { FLAG_PATIENT } else { 0 };
+        let mut flags = if hello.patient { FLAG_PATIENT } else { 0 };
+        flags |= if hello.warm { FLAG_WARM } else { 0 };
         let request = connect.encode_with(flags, hello.min_generation, consumed);
         Self {
             hello,
@@ -280,6 +283,8 @@ pub struct Request {
     pub nonce: Nonce,
     /// Nobody waits for it.
     pub patient: bool,
+    /// To a passive node.
+    pub warm: bool,
 }
 
 /// A channel that the client wants to carry on; believed only after [`Request::proves`].
@@ -403,6 +408,7 @@ impl ServerHandshake {
             resume: None,
             nonce: connect.nonce,
             patient: header.kind == Type::Connect && header.flags & FLAG_PATIENT != 0,
+            warm: header.kind == Type::Connect && header.flags & FLAG_WARM != 0,
         };
         let Some(resume) = connect.resume else {
             return Ok(Some(request));

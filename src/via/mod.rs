@@ -224,6 +224,8 @@ pub struct ConnectRequest {
     pub resume: Option<Resume>,
     /// Nobody waits for the channel: the node may let others go first.
     pub patient: bool,
+    /// For a session that waits beside a passive node's standby until the node is active.
+    pub warm: bool,
     /// Ties the accept to this connect, and stands for whatever the caller has committed to in it
     /// ([`crate::resolve::ticket::Key::commitment`]). `None`: random.
     pub nonce: Option<[u8; 16]>,
@@ -335,6 +337,8 @@ pub trait Incoming: Send {
     fn nonce(&self) -> [u8; 16];
     /// Nobody waits for it: others may go first.
     fn patient(&self) -> bool;
+    /// A session is to wait beside our standby until we are active.
+    fn warm(&self) -> bool;
     /// Nobody between the client and us can read or change what passes.
     fn is_private(&self) -> bool;
     /// Who asks: `uid 1000 pid 4711` or the peer's address; for logs.

@@ -26,6 +26,8 @@ pub const RING_LOG2_MAX: u8 = 30;
 pub const FLAG_FIN: u8 = 1;
 /// Connect: nobody waits for the channel; others may go first.
 pub const FLAG_PATIENT: u8 = 1;
+/// Connect: to a node that is passive, for a session that waits there.
+pub const FLAG_WARM: u8 = 2;
 /// Accept: a signature of 64 bytes ends the payload.
 pub const FLAG_SIGNED: u8 = 1;
 /// Keep-alive: this one answers one of the peer's.
@@ -87,7 +89,7 @@ impl Type {
         match self {
             Self::Data => FLAG_FIN,
             Self::Accept => FLAG_SIGNED,
-            Self::Connect => FLAG_PATIENT,
+            Self::Connect => FLAG_PATIENT | FLAG_WARM,
             Self::KeepAlive => FLAG_ANSWER,
             _ => 0,
         }

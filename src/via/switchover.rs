@@ -22,6 +22,9 @@ pub enum Order {
     Hold = 2,
 }
 
+/// What a node that was passive says on a channel that waited for it: it is active now. No [`Order`].
+pub const ACTIVE: u8 = 3;
+
 impl Order {
     /// The order with this number; one that is not known is none.
     pub fn from_wire(n: u8) -> Self {

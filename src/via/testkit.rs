@@ -102,6 +102,7 @@ impl Node {
             endpoint: self.endpoint,
             min_generation: 5,
             patient: false,
+            warm: false,
             pinned: self.config.signer.as_ref().map(|key| key.public()),
             tls: crate::via::Tls::Auto,
             shm_dir: self.config.shm_dir.clone(),

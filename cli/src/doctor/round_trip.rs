@@ -56,6 +56,7 @@ fn connect(address: IpAddr) -> Result<(Channel, Channel), String> {
     let addr = addr.ok_or("the listener has no address")?;
     let request = ConnectRequest {
         patient: false,
+        warm: false,
         server: NAME.into(),
         node: NAME.into(),
         endpoint: Endpoint {

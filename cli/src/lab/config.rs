@@ -56,6 +56,7 @@ fn node_toml(lab: &Lab, node: NodeName, cluster_id: &str, tickets: bool) -> Outc
         limits: Limits {
             channels_per_peer: (lab.meta.connections as usize)
                 .max(Limits::default().channels_per_peer),
+            warm_sessions: lab.meta.warm as usize,
             ..Limits::default()
         },
         peers: vec![Peer {
@@ -196,13 +197,17 @@ fn client_toml(lab: &Lab, key: &PublicKey) -> String {
         true => "",
         false => "transports = [\"rdma\", \"shm\", \"tcp\", \"plain\"]\n",
     };
+    let warm = match lab.meta.warm {
+        0 => "",
+        _ => "warm_sessions = true\n",
+    };
     let shm_dir = toml::Value::String(lab.run_dir().to_string_lossy().into_owned());
     format!(
         "# Written by `vianet lab up`. Use it with VIANET_CONFIG.\n\
          shm_dir = {shm_dir}\n{limits}\n\
          [clusters.{CLUSTER}]\n\
          nodes = [\"{a}\", \"{b}\"]\n\
-         public_key = \"{}\"\n{transports}{ledger}\n\
+         public_key = \"{}\"\n{transports}{warm}{ledger}\n\
          [aliases]\n{aliases}",
         key.to_hex()
     )

@@ -215,6 +215,9 @@ pub struct Meta {
     /// It has no extension, even where one is installed.
     #[serde(default)]
     pub no_extension: bool,
+    /// Sessions that may wait on the standby.
+    #[serde(default)]
+    pub warm: u32,
     /// The version of the PostgreSQL extension `vianet` in the database `app`; `None` where the server has none.
     #[serde(default)]
     pub pg_extension: Option<String>,

@@ -90,6 +90,9 @@ enum Command {
         /// PostgreSQL gets no extension `vianet`, even where it is installed.
         #[arg(long)]
         no_extension: bool,
+        /// So many sessions may wait on the standby (PostgreSQL), and clients ask for it: moving them takes no login.
+        #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=20_000))]
+        warm: u32,
     },
     /// Show what runs, what is fenced, and who is active. Exit status 1 if a server name has no active node.
     Status,
@@ -149,6 +152,7 @@ fn carry_out(args: Args) -> Outcome {
         connections,
         trust,
         no_extension,
+        warm,
     } = args.command
     {
         let dir = args.dir.ok_or_else(|| {
@@ -164,6 +168,7 @@ fn carry_out(args: Args) -> Outcome {
             connections,
             trust,
             no_extension,
+            warm,
         };
         let lab = up::up(&dir, plan, &Interrupt::install()?)?;
         status::print_up(&lab, args.json);

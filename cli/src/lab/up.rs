@@ -40,6 +40,8 @@ pub struct Plan {
     pub trust: bool,
     /// PostgreSQL gets no extension, even where it is installed.
     pub no_extension: bool,
+    /// Sessions that may wait on the standby.
+    pub warm: u32,
 }
 
 impl Plan {
@@ -55,6 +57,7 @@ impl Plan {
             connections: 300,
             trust: false,
             no_extension: false,
+            warm: 0,
         }
     }
 }
@@ -87,6 +90,7 @@ pub fn up(dir: &Path, plan: Plan, stop: &Interrupt) -> Outcome<Lab> {
             connections: plan.connections,
             trust: plan.trust,
             no_extension: plan.no_extension,
+            warm: plan.warm,
             pg_extension: None,
             up: false,
             down: false,

@@ -31,6 +31,13 @@ impl Movable {
         Some(Self::of(lab, None, cluster))
     }
 
+    /// The same, whose sessions may wait on the standby.
+    pub fn without_extension_warm(engine: &str, subnet: u8) -> Option<Self> {
+        let more = ["--trust", "--no-extension", "--warm", "10"];
+        let lab = Lab::up_with(engine, subnet, &more)?;
+        Some(Self::of(lab, None, ""))
+    }
+
     fn of(lab: Lab, installation: Option<Installation>, cluster: &str) -> Self {
         lab.wait_until_active("node-a");
         let config = lab.dir().join("client.toml");

@@ -58,6 +58,7 @@ fn connect(lab: &Lab, node: u8, transport: Transport, key: &Key) -> (Stream, Acc
         let (near, bell) = AppBell::pair().unwrap();
         let request = ConnectRequest {
             patient: false,
+            warm: false,
             server: "sales".into(),
             node: if node == A { "node-a" } else { "node-b" }.into(),
             endpoint: Endpoint {

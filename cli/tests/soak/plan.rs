@@ -21,6 +21,9 @@ pub struct Plan {
     pub trust: Option<bool>,
     /// `VIANET_SOAK_CLIENTS`: `busy`, `calm` or `alone`; all where it is not set.
     pub clients: Option<Load>,
+    /// `VIANET_SOAK_WARM`: `yes` or `no`, whether sessions wait on the standby (`postgres` only); in every other lab where it is
+    /// not set.
+    pub warm: Option<bool>,
     /// `VIANET_SOAK_LOAD`: threads that only take time.
     pub load: u64,
     /// `VIANET_SOAK_KEEP`: set, labs leave their files, as they do where something was wrong.
@@ -58,6 +61,7 @@ impl Plan {
             clients: variable("CLIENTS", |text| {
                 Load::ALL.into_iter().find(|load| load.name() == text)
             }),
+            warm: variable("WARM", |text| word(text, "yes", "no")),
             load: number("LOAD").unwrap_or(0),
             keep: variable("KEEP", |_| Some(())).is_some(),
             subnet: number("SUBNET").unwrap_or(160) as u8,
@@ -79,7 +83,12 @@ impl Plan {
         };
         let all: Vec<_> = ROUNDS.iter().copied().filter(wanted).collect();
         assert!(!all.is_empty(), "no lab is like that");
-        let (engine, extension, trust, load) = all[report.rounds as usize % all.len()];
+        let (turn, at) = (
+            report.rounds as usize / all.len(),
+            report.rounds as usize % all.len(),
+        );
+        let (engine, extension, trust, load) = all[at];
+        let warm = self.warm.unwrap_or((turn + at) % 2 == 1);
         // Where there is little time, all in turn.
         let most = match engine {
             Engine::Postgres if self.limit.is_some() => 3,
@@ -93,6 +102,7 @@ impl Plan {
             extension,
             trust,
             load,
+            warm: warm && engine == Engine::Postgres,
             failovers: left.min(most),
             seed: random.next() >> 32,
         })

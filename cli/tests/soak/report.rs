@@ -29,7 +29,8 @@ pub struct Report {
     tally: BTreeMap<&'static str, [u64; 3]>,
     reasons: BTreeMap<(bool, String), u64>,
     refusals: BTreeMap<String, u64>,
-    times: BTreeMap<(Engine, Load), Vec<Sample>>,
+    /// Those of sessions that had waited on the standby apart.
+    times: BTreeMap<(Engine, Load, bool), Vec<Sample>>,
     pub wrong: Vec<String>,
 }
 
@@ -66,8 +67,10 @@ impl Report {
         for (why, count) in result.refusals {
             *self.refusals.entry(why).or_default() += count;
         }
-        let times = self.times.entry((round.engine, round.load)).or_default();
-        times.extend(result.times);
+        for sample in result.times {
+            let key = (round.engine, round.load, sample.warm);
+            self.times.entry(key).or_default().push(sample);
+        }
         result.books.with(|books| {
             for ((kind, fault), cell) in &books.cells {
                 self.cells
@@ -181,11 +184,12 @@ impl Report {
             "\n### Times\n\nOf sessions that moved, median / 99th percentile in milliseconds. *Added*: from the moment at which the second \
              server could be written to (its node's last hook has done its work; or the loss was decided upon, if that came later) \
              until the session went on, without the wait for its turn: what vianet itself adds. *Turn*: a session that nobody waits for goes after a \
-             pause, of up to a quarter of a second and more where there are many. *Alone*: one session, nothing else on the machine.\n"
+             pause, of up to a quarter of a second and more where there are many. *Alone*: one session, nothing else on the machine. \
+             *Warm*: a session that had waited on the standby (`warm_sessions`), without a login.\n"
         );
         let _ = writeln!(out, "| lab | moves | {} | added |", PARTS.join(" | "));
         let _ = writeln!(out, "| --- | --- |{} --- |", " --- |".repeat(PARTS.len()));
-        for ((engine, load), samples) in &self.times {
+        for ((engine, load, warm), samples) in &self.times {
             let cell = |numbers: Vec<f64>| match times::of(numbers) {
                 Some([median, p99, _]) => format!("{median:.1} / {p99:.1}"),
                 None => "".into(),
@@ -193,7 +197,8 @@ impl Report {
             let part = |i: usize| cell(samples.iter().map(|sample| sample.parts[i]).collect());
             let parts: Vec<_> = (0..PARTS.len()).map(part).collect();
             let added = cell(samples.iter().filter_map(|sample| sample.added).collect());
-            let name = format!("{}, {}", engine.name(), load.name());
+            let warm = if *warm { ", warm" } else { "" };
+            let name = format!("{}, {}{warm}", engine.name(), load.name());
             let _ = writeln!(
                 out,
                 "| {name} | {} | {} | {added} |",
@@ -204,7 +209,7 @@ impl Report {
     }
 
     fn times_json(&self) -> Vec<Value> {
-        let rows = self.times.iter().map(|((engine, load), samples)| {
+        let rows = self.times.iter().map(|((engine, load, warm), samples)| {
             let of = |numbers: Vec<f64>| {
                 let all = times::of(numbers);
                 json!(all.map(|[median, p99, most]| json!({"median": median, "p99": p99, "max": most})))
@@ -215,7 +220,7 @@ impl Report {
                 ((*name).to_owned(), of(numbers.collect()))
             });
             json!({
-                "engine": engine.name(), "clients": load.name(), "moves": samples.len(), "ms": Value::Object(parts.collect()),
+                "engine": engine.name(), "clients": load.name(), "warm": warm, "moves": samples.len(), "ms": Value::Object(parts.collect()),
                 "added_ms": of(samples.iter().filter_map(|sample| sample.added).collect()),
             })
         });

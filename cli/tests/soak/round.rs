@@ -44,6 +44,8 @@ pub struct Round {
     pub extension: bool,
     pub trust: bool,
     pub load: Load,
+    /// Sessions wait on the standby.
+    pub warm: bool,
     pub failovers: u64,
     pub seed: u64,
 }
@@ -79,6 +81,9 @@ impl Round {
         }
         if self.trust {
             more.push("--trust");
+        }
+        if self.warm {
+            more.extend(["--warm", "100"]);
         }
         let lab = Lab::up_with(self.engine.name(), plan.subnet, &more)?;
         lab.wait_until_active("node-a");
@@ -178,9 +183,10 @@ impl Round {
 
     pub fn title(&self) -> String {
         format!(
-            "round {}: {}, {} the extension, {}, {} clients, seed {}, {} losses",
+            "round {}: {}{}, {} the extension, {}, {} clients, seed {}, {} losses",
             self.number + 1,
             self.engine.name(),
+            if self.warm { ", warm" } else { "" },
             if self.extension { "with" } else { "without" },
             if self.trust { "trust" } else { "SCRAM" },
             self.load.name(),

@@ -24,6 +24,8 @@ pub struct Sample {
     /// From the moment at which the second server could be written to (or at which the loss was decided upon, if that came
     /// later) until the session went on, its wait for its turn left out. `None` where no hook of the node made it so.
     pub added: Option<f64>,
+    /// The session had waited there.
+    pub warm: bool,
 }
 
 /// All moves of the clients whose logs are in `clients`.
@@ -53,6 +55,7 @@ pub fn read(clients: &Path, lab: &Path) -> Vec<Sample> {
             all.push(Sample {
                 parts,
                 added: writable.map(|writable| at * 1000.0 - writable.max(begun) - turn),
+                warm: rest.ends_with(", warm"),
             });
         }
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{info, warn};
+use vianet::via::EndReason;
 
 /// Changes of role that the status shows.
 const MAX_CHANGES: usize = 16;
@@ -96,8 +97,16 @@ impl Unit {
     }
 
     pub(super) fn publish(&self) {
+        let passive = self.machine.role_name() == "passive";
+        let seen = passive.then(|| self.machine.generations().0);
+        if seen.is_none() {
+            self.served.publish_standby(None);
+        }
         self.served
             .publish(self.machine.active(), self.machine.serve_until());
+        if seen.is_some() {
+            self.served.publish_standby(seen);
+        }
     }
 
     /// True if the role changed.
@@ -159,6 +168,10 @@ impl Unit {
                     took_ms,
                     "changed"
                 );
+                match to {
+                    "stopping" => relay.end_channels(context.index, EndReason::Stopping),
+                    _ => relay.tell_role(context.index),
+                }
                 self.since_ms = now.wall_ms;
                 self.changes.push_front(RoleChange {
                     at_ms: now.wall_ms,

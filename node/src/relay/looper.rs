@@ -6,6 +6,7 @@
 
 mod admit;
 mod logins;
+mod warm;
 
 use super::session::{Session, Turn};
 use super::{Command, Shared};
@@ -169,6 +170,7 @@ impl Looper {
             Command::Open { incoming, index } => self.open(incoming, index),
             Command::Resume { incoming, channel } => self.resume(incoming, channel),
             Command::Order { index } => self.tell_order(index),
+            Command::Role { index } => self.hear_role(index),
             Command::End { index, reason } => self.end(index, reason),
             Command::Stop => return false,
         }

@@ -8,8 +8,10 @@ mod arrival;
 mod cancel;
 mod login;
 mod ticket;
+mod warm;
 
 pub(super) use ticket::Ticketing;
+pub(super) use warm::Waiting;
 
 use super::pg_login::Login;
 use super::welcome::Welcome;
@@ -111,6 +113,10 @@ pub(super) struct Session {
     draining: Option<(Duration, &'static str)>,
     /// What its client said last of itself.
     standing: u8,
+    /// It waits until this node is active.
+    waiting: Option<Waiting>,
+    /// It did.
+    was_warm: bool,
     /// The SQL server was dropped by us: it must not be read or written any more.
     upstream_gone: bool,
 }
@@ -162,6 +168,8 @@ impl Session {
             login_held: Vec::new(),
             draining: None,
             standing: 0,
+            waiting: None,
+            was_warm: false,
             upstream_gone: false,
         }
     }
@@ -220,7 +228,7 @@ impl Session {
         if let Some(over) = self.look_at_channel(now) {
             return over;
         }
-        if !self.served.may_serve(now) {
+        if !self.may_relay(now) {
             return self.time_limits(now).unwrap_or(Turn::Soon);
         }
         if let Some(over) = self.look_at_upstream_end(now) {
@@ -306,6 +314,7 @@ impl Session {
             return None;
         }
         let why = match self.channel.broken()? {
+            Broken::Transport(_) if self.waiting.is_some() => "client-gone",
             Broken::Transport(_) if self.may_come_back() && !self.resume.is_zero() => {
                 self.parked_until = Some(now + self.resume);
                 return None;
@@ -383,7 +392,7 @@ impl Session {
 
     /// Asked for every chunk, with a fresh clock: this thread may have been stopped between two of them.
     fn may_serve(&self) -> bool {
-        self.served.may_serve(clock::now())
+        self.may_relay(clock::now())
     }
 
     /// From the client's ring to the SQL server. `Err`: over, and why.
@@ -508,6 +517,11 @@ impl Session {
         };
         if self.draining.is_some() {
             return None;
+        }
+        if self.waiting.is_some() {
+            // Whatever the reason, its client makes another one.
+            self.channel.end(EndReason::Reset);
+            return Some(Turn::Over("upstream-ended"));
         }
         let health = self.served.health();
         let hooks = &self.served.config.hooks;

@@ -268,3 +268,38 @@ fn second_answers_have_the_rate_of_all_and_a_limit() {
     let at = AT + Duration::from_secs(10) + Duration::from_millis(200);
     assert_eq!(responder.second_answers(at, &active).len(), 256);
 }
+
+/// A passive node at which sessions may wait says where; but never so much that there is no room for its second answer.
+#[test]
+fn where_a_session_may_wait_is_told_if_both_answers_fit() {
+    let key = SecretKey::from_seed([3; 32]);
+    let told = |addresses: usize, warm: usize, protocol: Protocol| {
+        let mut config = config();
+        config.limits.warm_sessions = warm;
+        config.servers[0].protocol = protocol;
+        let endpoint = |n: usize| Endpoint {
+            transport: Transport::Tcp,
+            addr: SocketAddr::from(([127, 0, 0, 11], 7434 + n as u16)),
+        };
+        let via: Vec<_> = (0..addresses).map(endpoint).collect();
+        let mut responder = Responder::new(&config, Some(key.clone()), &via);
+        let q = query("sales");
+        let passive = standing(PeerRole::Passive, false);
+        let asked = q.encode().unwrap();
+        let first = responder.answer(AT, local(), from(4000), &asked, &passive);
+        let first = first.unwrap();
+        let active = standing(PeerRole::Active, true);
+        let second = responder.second_answers(AT, &active);
+        assert_eq!(second.len(), 1, "{addresses} {warm}");
+        assert!(first.len() + second[0].bytes.len() <= REQUEST_BYTES);
+        let first = q.parse_answer(&first, 1_000_000, Some(&key.public()));
+        first.unwrap().endpoints.len()
+    };
+    // Shared memory, and one of TCP; the SQL server's own address is told by who is active.
+    assert_eq!(told(1, 1, Protocol::Postgres), 2);
+    assert_eq!(told(1, 0, Protocol::Postgres), 0);
+    assert_eq!(told(1, 1, Protocol::Raw), 0);
+    for addresses in 2..10 {
+        told(addresses, 1, Protocol::Postgres);
+    }
+}

@@ -38,6 +38,7 @@ impl Story {
 
     fn word(&mut self, channel: u64, standing: u8) {
         let session = SessionStatus {
+            warm: false,
             channel,
             transport: "shm".into(),
             peer: "uid 1000 pid 4711".into(),

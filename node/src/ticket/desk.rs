@@ -150,6 +150,13 @@ impl Desk {
         }
     }
 
+    /// A channel that was made in an earlier generation goes on in this one.
+    pub fn goes_on(&self, channel: u64, generation: Generation) {
+        if let Some(login) = self.logins.lock().get_mut(&channel) {
+            login.generation = generation;
+        }
+    }
+
     /// The channel is over.
     pub fn end(&self, channel: u64) {
         self.logins.lock().remove(&channel);

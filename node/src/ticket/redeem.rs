@@ -120,10 +120,9 @@ pub fn claim(
         return Err(Why::Expired);
     }
     let generation = request.place.generation();
-    // In its own generation it is honoured where its channel has gone: the node has hung up on the server for it.
-    let lost = contents.generation < generation
-        || (contents.generation == generation && !is_open(contents.channel));
-    if !lost {
+    // In its own generation it is honoured where its channel has gone (the node has hung up on the server for it), or never was: at a
+    // passive node, which lets sessions in to wait.
+    if contents.generation > generation || is_open(contents.channel) {
         return Err(Why::Generation);
     }
     let mut redeemed = tickets.redeemed.0.lock();

@@ -40,6 +40,7 @@ pub fn request(lab: &Lab, node: usize, transport: Transport, server: &str) -> Co
         },
         min_generation: 0,
         patient: false,
+        warm: false,
         pinned: Some(lab.key.public()),
         tls: vianet::via::Tls::Auto,
         shm_dir: config.shm_dir.clone(),

@@ -93,6 +93,7 @@ pub(crate) fn closed() -> SocketAddr {
 fn cluster(nodes: &[SocketAddr]) -> Cluster {
     Cluster {
         move_listening: false,
+        warm_sessions: false,
         stateless_libraries: Vec::new(),
         custom_settings: Vec::new(),
         trusted_functions: Vec::new(),
@@ -104,6 +105,7 @@ fn cluster(nodes: &[SocketAddr]) -> Cluster {
         raw_failover: RawFailover::Reset,
         session: Default::default(),
         on_unknown: Default::default(),
+        commit_ends_lost_block: false,
         servers: Default::default(),
     }
 }

@@ -46,6 +46,35 @@ impl Conn {
         })
     }
 
+    /// What it would take to make it again if its server were lost now, and where it is, while it is at rest: for who makes it
+    /// beforehand. Nothing is suspended, and nothing comes of it. `None`: not now, or nothing has moved since it was at `seen`.
+    pub fn plan_at_rest(&self, seen: (u64, u64)) -> Option<(Plan, (u64, u64))> {
+        let channel = self.channel()?;
+        let mut state = self.followed.state.lock_if_free()?;
+        state.check(&channel);
+        let at = (state.sent, state.received);
+        if at == seen || !state.observer.at_safe_point() {
+            return None;
+        }
+        let plan = self.plan_from(&state, &state.observer, &[]);
+        Some((plan.ok()?, at))
+    }
+
+    /// Whether it is to be made beforehand.
+    pub fn wants_warm(&self) -> bool {
+        let wanted = self.setting(
+            |server| server.warm_sessions,
+            |cluster| cluster.warm_sessions,
+        );
+        wanted && self.followed.is_on()
+    }
+
+    /// Why nothing is made beforehand, "" if something is. Whether that is news.
+    pub fn set_warm(&self, why_not: &'static str) -> bool {
+        let before = self.slow.lock().why_not_warm.replace(why_not);
+        before != Some(why_not)
+    }
+
     fn with_unread<T>(&self, look: impl FnOnce(&mut State, &Channel) -> T) -> Option<T> {
         let _rx = self.try_hold(&self.control.rx)?;
         let _tx = self.try_hold(&self.control.tx)?;

@@ -30,6 +30,19 @@ impl Attempt {
     }
 }
 
+/// Begins a connect, by whatever transport.
+pub(super) fn begin(request: ConnectRequest) -> Result<Box<dyn Connecting>, ConnectError> {
+    let transport = request.endpoint.transport;
+    let in_clear = matches!(transport, Transport::Rdma | Transport::Plain);
+    match transports::provider(transport) {
+        Ok(_) if in_clear && request.tls == Tls::Require => Err(ConnectError::Unavailable(
+            "not encrypted, and tls = \"require\"".into(),
+        )),
+        Ok(provider) => provider.connect(request),
+        Err(why) => Err(ConnectError::Unavailable(why)),
+    }
+}
+
 impl Driver {
     /// A connect in progress is ready to go on.
     pub fn advance(&mut self, todo: &mut Todo<'_>) {
@@ -137,6 +150,9 @@ impl Driver {
         let Some(answer) = self.machine.answer().cloned() else {
             return;
         };
+        if matches!(purpose, Purpose::Connect) && self.call_warm(todo, endpoint, min_generation) {
+            return;
+        }
         let nonce = match purpose {
             Purpose::Connect => self.new_ticket_key(endpoint.transport),
             _ => None,
@@ -158,6 +174,7 @@ impl Driver {
             endpoint,
             min_generation,
             patient: self.queued && !self.told_wanted,
+            warm: false,
             pinned: conn.pinned,
             tls: conn.tls(),
             shm_dir: conn.config.shm_dir.clone(),
@@ -166,15 +183,7 @@ impl Driver {
             resume,
             nonce,
         };
-        let in_clear = matches!(endpoint.transport, Transport::Rdma | Transport::Plain);
-        let begun = match transports::provider(endpoint.transport) {
-            Ok(_) if in_clear && request.tls == Tls::Require => Err(ConnectError::Unavailable(
-                "not encrypted, and tls = \"require\"".into(),
-            )),
-            Ok(provider) => provider.connect(request),
-            Err(why) => Err(ConnectError::Unavailable(why)),
-        };
-        match begun {
+        match begin(request) {
             Ok(connecting) => {
                 let (fd, interest) = (connecting.wait_fd(), connecting.interest());
                 todo.set
@@ -258,6 +267,7 @@ impl Driver {
         todo.queries.leave(self.conn.id);
         self.resume_owed = None;
         self.drop_mover();
+        self.abandon_warm(todo.set);
         if let Some(attempt) = self.attempt.take() {
             todo.set.forget(attempt.wait_fd());
             if attempt.kind != Kind::Scout {
@@ -344,6 +354,7 @@ impl Driver {
         self.level_owed = None;
         if !same_stream {
             self.own_ticket(todo.now);
+            self.begin_warm(todo);
         }
         self.watch_session_again(todo);
         todo.probes.add(

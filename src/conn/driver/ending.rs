@@ -176,6 +176,7 @@ impl Driver {
             return self.forget(todo);
         }
         self.abandon(todo);
+        self.drop_warm(todo.set);
         todo.probes.remove(self.conn.id, todo.set);
         if let Some(channel) = self.current.take() {
             todo.set.forget(channel.wire.wait_fd());
@@ -212,6 +213,7 @@ impl Driver {
     /// Watches nothing any more, once it is over.
     pub(super) fn forget(&mut self, todo: &mut Todo<'_>) {
         if self.over {
+            self.drop_warm(todo.set);
             todo.turnstile.leave(self.conn.id);
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);
@@ -233,6 +235,7 @@ impl Driver {
         if let Some(attempt) = self.attempt.take() {
             set.forget(attempt.wait_fd());
         }
+        self.drop_warm(set);
         let current = self.current.take();
         if let Some(channel) = &current {
             set.forget(channel.wire.wait_fd());

@@ -132,6 +132,11 @@ impl Driver {
             // It was restored already, on a server that was lost before the calls had it.
             plan.identity = moved.identity;
         }
+        if let Some(warm) = self.warm.used.take() {
+            self.clock.is_warm();
+            self.session.mover = Some(Mover::again(plan, warm, self.conn.id));
+            return self.move_on(todo);
+        }
         let packet = &plan.record.packet;
         let redemption = (self.fresh.as_ref())
             .and_then(|fresh| self.redemption(todo.now, &fresh.accept, packet).ok());
@@ -173,6 +178,13 @@ impl Driver {
                 self.why = why;
                 self.event(todo, Event::ChannelBroken);
             }
+            // What was made beforehand is of no use: it is made anew, or refused, as ever.
+            Progress::Refused(reason, why) if self.clock.warm() => {
+                self.session.mover = None;
+                self.why = format!("warm: not used: {reason:?}: {why}");
+                crate::log!(log::Level::Info, "conn", "{}: {}", self.conn.name, self.why);
+                self.event(todo, Event::ChannelBroken);
+            }
             Progress::Refused(reason, why) => {
                 self.stay_behind(todo, reason, &why);
                 self.act(todo);
@@ -202,7 +214,7 @@ impl Driver {
 }
 
 /// One step; whether anything moved.
-fn carry(mover: &mut Mover, fresh: &Channel) -> Result<(Progress, bool), Broken> {
+pub(super) fn carry(mover: &mut Mover, fresh: &Channel) -> Result<(Progress, bool), Broken> {
     let out = mover.output();
     let sent = fresh.put(out)?;
     mover.sent(sent);

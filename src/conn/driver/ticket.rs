@@ -3,9 +3,10 @@
 
 use super::*;
 use crate::conn::asker::Target;
-use crate::resolve::identity::random_bytes;
+use crate::resolve::identity::{PublicKey, random_bytes};
 use crate::resolve::ticket::{Ask, Given, Held, Key, Place, Why};
 use crate::via::Accept;
+use std::net::SocketAddr;
 
 /// How often it is looked whether the application has logged in.
 const LOGIN_LOOK: Duration = Duration::from_millis(100);
@@ -133,22 +134,15 @@ impl Driver {
         }
     }
 
+    /// The channel that is about to be used has committed to this key.
+    pub(super) fn owns(&mut self, key: Option<Arc<Key>>) {
+        self.tickets.coming = key;
+    }
+
     fn ask_for_ticket(&mut self, now: Duration, channel: u64, key: &Key) {
-        let asked = self.machine.answer().and_then(|answer| {
-            let ask = Ask {
-                nonce: random_bytes().ok()?,
-                server: self.conn.name.server.clone(),
-                channel,
-                public: key.public(),
-            };
-            let mut to = Target::open(answer.from?).ok()?;
-            let sent = to.send(&ask.encode(key).ok()?);
-            sent.then_some(Asked {
-                ask,
-                to,
-                until: now + ANSWER,
-            })
-        });
+        let from = self.machine.answer().and_then(|answer| answer.from);
+        let server = &self.conn.name.server;
+        let asked = from.and_then(|from| Asked::begin(now, key, (server, channel, from)));
         match asked {
             Some(asked) => {
                 self.tickets.asked = Some(asked);
@@ -224,7 +218,25 @@ impl Driver {
 }
 
 impl Asked {
-    fn answer(&mut self, pinned: Option<&crate::resolve::identity::PublicKey>) -> Option<Given> {
+    /// For the channel of `key` at the node with this query address.
+    fn begin(now: Duration, key: &Key, of: (&str, u64, SocketAddr)) -> Option<Self> {
+        let (server, channel, from) = of;
+        let ask = Ask {
+            nonce: random_bytes().ok()?,
+            server: server.to_owned(),
+            channel,
+            public: key.public(),
+        };
+        let mut to = Target::open(from).ok()?;
+        let sent = to.send(&ask.encode(key).ok()?);
+        sent.then_some(Self {
+            ask,
+            to,
+            until: now + ANSWER,
+        })
+    }
+
+    fn answer(&mut self, pinned: Option<&PublicKey>) -> Option<Given> {
         let mut given = None;
         let ask = &self.ask;
         self.to.receive_any(|datagram, _| {
@@ -233,5 +245,72 @@ impl Asked {
                 .or_else(|| ask.parse_answer(datagram, pinned?).ok());
         });
         given
+    }
+}
+
+/// The ticket of a channel that is not in use yet: asked for so that the node does not forget who logged in there.
+#[derive(Default)]
+pub(super) struct Renewal {
+    pub(super) held: Option<Held>,
+    begun: bool,
+    asked: Option<Asked>,
+    pause: Duration,
+    due: Option<Duration>,
+}
+
+impl Renewal {
+    /// The login is made, if it was not before.
+    pub(super) fn begin(&mut self, now: Duration) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.due = Some(now);
+        }
+    }
+
+    /// Whether the login was made.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Asks for it, as [`Asked::begin`]; when it wants to be called again.
+    pub(super) fn look(
+        &mut self,
+        now: Duration,
+        pinned: &PublicKey,
+        key: &Arc<Key>,
+        of: (&str, u64, SocketAddr),
+    ) -> Option<Duration> {
+        if self.due.is_none_or(|due| now < due) {
+            return self.due;
+        }
+        let Some(mut asked) = self.asked.take() else {
+            self.asked = Asked::begin(now, key, of);
+            let pause = if self.asked.is_some() { LOOK } else { LATER };
+            self.due = Some(now + pause);
+            return self.due;
+        };
+        self.due = match asked.answer(Some(pinned)) {
+            Some(Given::Ticket { ticket, seconds }) => {
+                crate::log!(log::Level::Debug, "conn", "{}: warm: a ticket", of.0);
+                self.held = Some(Held::new(Arc::clone(key), ticket));
+                self.pause = Duration::ZERO;
+                Some(now + Duration::from_secs(u64::from(seconds) / 2))
+            }
+            Some(Given::Not(why)) => {
+                crate::log!(
+                    log::Level::Debug,
+                    "conn",
+                    "{}: warm: no ticket: {why}",
+                    of.0
+                );
+                self.pause = (self.pause * 2).clamp(SOON, LATER);
+                why.may_pass().then_some(now + self.pause)
+            }
+            None if now < asked.until => {
+                self.asked = Some(asked);
+                Some(now + LOOK)
+            }
+            None => Some(now + SOON),
+        };
+        self.due
     }
 }

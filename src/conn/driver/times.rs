@@ -19,6 +19,8 @@ pub struct Times {
     pub login: Duration,
     /// Until it was the same session, and the calls went on.
     pub restore: Duration,
+    /// The session waited there: there was no login, and the connect was one to hear that it may go on.
+    pub warm: bool,
 }
 
 impl std::fmt::Display for Times {
@@ -36,6 +38,9 @@ impl std::fmt::Display for Times {
             let comma = if i == 0 { "" } else { ", " };
             write!(f, "{comma}{name} {:.2} ms", time.as_secs_f64() * 1000.0)?;
         }
+        if self.warm {
+            f.write_str(", warm")?;
+        }
         Ok(())
     }
 }
@@ -51,6 +56,7 @@ pub(super) struct Clock {
     turn: Option<Duration>,
     connected: Duration,
     logged_in: Option<Duration>,
+    warm: bool,
 }
 
 impl Clock {
@@ -73,7 +79,16 @@ impl Clock {
     }
 
     pub(super) fn connects(&mut self, now: Duration) {
-        (self.connected, self.logged_in) = (now, None);
+        (self.connected, self.logged_in, self.warm) = (now, None, false);
+    }
+
+    /// On that channel the session has waited.
+    pub(super) fn is_warm(&mut self) {
+        self.warm = true;
+    }
+
+    pub(super) fn warm(&self) -> bool {
+        self.warm
     }
 
     pub(super) fn logs_in(&mut self, now: Duration) {
@@ -103,6 +118,7 @@ impl Clock {
             turn,
             connected,
             logged_in,
+            warm,
         } = std::mem::take(self);
         let logged_in = logged_in.unwrap_or(connected);
         let turn = turn.unwrap_or(resolved);
@@ -114,6 +130,7 @@ impl Clock {
             connect: connected.saturating_sub(turn),
             login: logged_in.saturating_sub(connected),
             restore: now.saturating_sub(logged_in),
+            warm,
         }
     }
 }
@@ -146,6 +163,7 @@ mod tests {
             connect: ms(1),
             login: ms(3),
             restore: ms(2),
+            warm: false,
         };
         assert_eq!(clock.end(ms(1106)), times);
         let text = "detection 750.00 ms, takeover 150.00 ms, resolution 10.00 ms, turn 90.00 ms, connect 1.00 ms, login 3.00 ms, restore 2.00 ms";

@@ -23,6 +23,7 @@ fn connect() -> (Channel, TcpStream) {
         node: String::new(),
         min_generation: 0,
         patient: false,
+        warm: false,
         pinned: None,
         tls: crate::via::Tls::Auto,
         shm_dir: "/nonexistent".into(),

@@ -36,6 +36,11 @@ pub(super) fn difference(then: &Snapshot, now: &Snapshot) -> Option<String> {
     {
         return Some(format!("{:?} is there from the beginning", row.kind));
     }
+    setting(then, now)
+}
+
+/// The same of settings alone.
+pub(super) fn setting(then: &Snapshot, now: &Snapshot) -> Option<String> {
     let missing = then.of(Kind::Setting).find(|row| !has(now, row));
     let more = now.of(Kind::Setting).find(|row| !knows(then, row));
     let name = |row: &Row| String::from_utf8_lossy(&row.name).into_owned();

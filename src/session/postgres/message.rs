@@ -60,8 +60,8 @@ impl Writer {
     }
 
     /// A prepared statement, if it is there.
-    pub(super) fn close(&mut self, name: &str) {
-        self.close_one(b'S', name.as_bytes());
+    pub(super) fn close(&mut self, name: &[u8]) {
+        self.close_one(b'S', name);
     }
 
     /// Asks for the columns of a prepared statement.

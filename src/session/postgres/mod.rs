@@ -38,7 +38,7 @@ mod words;
 pub use backend::{LARGE, Release};
 pub use identity::{Identity, Way};
 pub use last_words::{End, Lost};
-pub use mover::{Moved, Mover, Plan, Policy, Progress};
+pub use mover::{Moved, Mover, Plan, Policy, Progress, Warm};
 pub use onward::Onward;
 pub use ours::{Ours, Step};
 pub use question::{Answer, Question};

@@ -1,6 +1,10 @@
 //! Makes a session again on another server: logs in by the packet with which it began, finds out which server it is and what
 //! a fresh session is like there, makes it what the old one was, and reads everything back. Nothing of the application's is
 //! run; until the end the new session can be dropped and made again.
+//!
+//! It may be made beforehand, on a standby: *warm*. Then what a standby refuses (LISTEN) or would not keep (the unnamed statement)
+//! is left for later, and later it is asked the same again and made what the session has become meanwhile. Nothing is taken for
+//! granted of it but the login.
 
 use super::login::Login;
 use super::message::{self, Messages, Writer, error};
@@ -82,6 +86,27 @@ pub struct Moved {
     pub onward: Onward,
 }
 
+/// A session that was made on a standby.
+#[derive(Debug)]
+pub struct Warm(Box<Moved>);
+
+impl Warm {
+    /// Whether it is still what is to be made.
+    pub fn fits(&self, plan: &Plan) -> bool {
+        let (seed, state) = &self.0.state;
+        let Ok(Answer::State(made)) = Question::State.read(*seed, state) else {
+            return false;
+        };
+        compare::difference(&plan.state.clone().without_listens(), &made).is_none()
+    }
+}
+
+impl From<Box<Moved>> for Warm {
+    fn from(made: Box<Moved>) -> Self {
+        Self(made)
+    }
+}
+
 /// How far it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -116,6 +141,10 @@ enum Step {
 pub struct Mover {
     plan: Plan,
     login: Login,
+    /// On a standby, for later.
+    warms: bool,
+    /// What it was when it was made there before.
+    made: Option<Snapshot>,
     seed: u64,
     step: Step,
     /// To be sent.
@@ -152,6 +181,8 @@ impl Mover {
         Self {
             plan,
             login: Login::default(),
+            warms: false,
+            made: None,
             seed,
             step: Step::Login,
             out,
@@ -165,6 +196,36 @@ impl Mover {
             wrote: None,
             moved: None,
         }
+    }
+
+    /// Makes it on a standby, for later. `warm` is what was made there of it before.
+    pub fn beforehand(mut plan: Plan, first: Vec<u8>, warm: Option<Warm>, seed: u64) -> Self {
+        plan.state = plan.state.without_listens();
+        plan.record.unnamed = None;
+        plan.written = None;
+        plan.onward = Onward::Same(Vec::new());
+        let mut mover = match warm {
+            Some(warm) => Self::again(plan, warm, seed),
+            None => Self::new(plan, first, seed),
+        };
+        mover.warms = true;
+        mover
+    }
+
+    /// Goes on with one that was made beforehand.
+    pub fn again(plan: Plan, warm: Warm, seed: u64) -> Self {
+        let mut mover = Self::new(plan, Vec::new(), seed);
+        let (seed, state) = &warm.0.state;
+        if let Ok(Answer::State(made)) = Question::State.read(*seed, state) {
+            mover.made = Some(made);
+        }
+        mover.after.parameters = warm.0.parameters;
+        // Encryption was asked for, and refused, when it was made.
+        mover.withheld = None;
+        mover.out.clear();
+        mover.ask();
+        mover.step = Step::AskIdentity;
+        mover
     }
 
     /// Whether the other server has let the session in.
@@ -268,19 +329,7 @@ impl Mover {
     fn ready(&mut self, come: &[u8]) -> Result<(), Progress> {
         self.step = match self.step {
             Step::Login => {
-                let mut out = Writer::default();
-                Question::Identity.write(self.seed, &mut out);
-                if let Some((timeline, position)) = &self.plan.written {
-                    let holds = self.plan.custom.as_ref().map_or(HOLDS, |_| derived::HOLDS);
-                    out.run(
-                        &question::name(self.seed),
-                        holds.as_bytes(),
-                        &[timeline, position],
-                    );
-                    out.sync();
-                }
-                self.plan.question(Vec::new()).write(self.seed, &mut out);
-                self.out.extend_from_slice(&out.into_bytes());
+                self.ask();
                 Step::AskIdentity
             }
             Step::AskIdentity => {
@@ -296,7 +345,17 @@ impl Mover {
             }
             Step::AskState => {
                 let now = self.read_state(come)?;
-                let steps = restore::plan(&self.plan.state, &now);
+                let then = &self.plan.state;
+                // What was prepared was read by the settings of that moment.
+                let changes = |made: &Snapshot| compare::setting(then, made).is_some();
+                let again = now.has_prepared() && self.made.as_ref().is_none_or(changes);
+                let as_it_is =
+                    !again && !now.is_undescribed() && self.plan.record.unnamed.is_none();
+                if as_it_is && compare::difference(then, &now).is_none() {
+                    self.step = Step::Check;
+                    return self.ready(come);
+                }
+                let steps = restore::plan(then, &now, again);
                 let mut out = Writer::default();
                 restore::write(&steps, &question::name(self.seed), &mut out);
                 if let Some(body) = &self.plan.record.unnamed {
@@ -348,6 +407,23 @@ impl Mover {
         Ok(())
     }
 
+    /// Which server it is, whether it has what the session has written, and what the session is there.
+    fn ask(&mut self) {
+        let mut out = Writer::default();
+        Question::Identity.write(self.seed, &mut out);
+        if let Some((timeline, position)) = &self.plan.written {
+            let holds = self.plan.custom.as_ref().map_or(HOLDS, |_| derived::HOLDS);
+            out.run(
+                &question::name(self.seed),
+                holds.as_bytes(),
+                &[timeline, position],
+            );
+            out.sync();
+        }
+        self.plan.question(Vec::new()).write(self.seed, &mut out);
+        self.out.extend_from_slice(&out.into_bytes());
+    }
+
     /// Whether a rollback would have undone all; and the block that is aborted.
     fn ask_lasting(&mut self) {
         let commits = self.plan.onward == Onward::Unknown;
@@ -371,11 +447,22 @@ impl Mover {
             Ok(_) => return Err(Progress::Refused(Reason::UnknownState, String::new())),
             Err(why) => return Err(Progress::Refused(Reason::UnknownState, why)),
         };
-        if identity.timeline.is_none() {
-            return Err(Progress::Again("it cannot be written to yet".into()));
+        if self.warms != identity.timeline.is_none() {
+            return Err(match self.warms {
+                true => Progress::Refused(Reason::OtherServer, "it is no standby".into()),
+                false => Progress::Again("it cannot be written to yet".into()),
+            });
         }
         let (before, after) = (&self.plan.record, &self.after);
-        let may = self.plan.identity.may_follow(&identity, before, after);
+        let may = match self.warms {
+            false => self.plan.identity.may_follow(&identity, before, after),
+            // What it will be is asked when it is.
+            true => {
+                let mut later = identity.clone();
+                later.timeline = self.plan.identity.timeline;
+                self.plan.identity.may_follow(&later, before, after)
+            }
+        };
         may.map_err(|(reason, why)| Progress::Refused(reason, why))?;
         self.identity = Some(identity);
         Ok(())

@@ -83,7 +83,7 @@ impl Question {
             Self::Rollback => ("ROLLBACK", &[]),
         };
         // What an error left there of the one before.
-        out.close(&own);
+        out.close(own.as_bytes());
         out.run(&own, text.as_bytes(), parameters);
         if let Self::Derived { prepared, .. } = self
             && !prepared.is_empty()

@@ -1,4 +1,5 @@
-//! What makes a fresh session the one that was: statements in an order in which each works and none disturbs another.
+//! What makes a fresh session the one that was, or one that was made beforehand what it has become: statements in an order in which
+//! each works and none disturbs another.
 
 use super::Snapshot;
 use super::message::Writer;
@@ -24,11 +25,13 @@ pub(super) enum Step<'a> {
     /// By its text.
     Run(&'a [u8]),
     Parse(&'a Row),
+    /// Of a prepared statement.
+    Close(&'a [u8]),
     Listen(&'a [u8]),
 }
 
-/// The steps from `now`, a session just begun, to `then`.
-pub(super) fn plan<'a>(then: &'a Snapshot, now: &Snapshot) -> Vec<Step<'a>> {
+/// The steps from `now` to `then`. What is prepared there already is prepared `again` if settings have changed since.
+pub(super) fn plan<'a>(then: &'a Snapshot, now: &'a Snapshot, again: bool) -> Vec<Step<'a>> {
     let mut steps = Vec::new();
     let mut settings: Vec<_> = then
         .of(Kind::Setting)
@@ -51,8 +54,15 @@ pub(super) fn plan<'a>(then: &'a Snapshot, now: &Snapshot) -> Vec<Step<'a>> {
             steps.push(Step::Set(name, value));
         }
     }
-    steps.extend(then.of(Kind::Listen).map(|row| Step::Listen(&row.name)));
-    steps.extend(then.of(Kind::Prepared).filter_map(|row| {
+    // What a statement's text means is settled when it is prepared, by the settings of that moment.
+    let again = again || !steps.is_empty() || !limits.is_empty();
+    let is_there = |rows: &Snapshot, row: &Row| !again && rows.of(row.kind).any(|it| it == row);
+    let over = (now.of(Kind::Prepared)).filter(|row| !is_there(then, row));
+    steps.extend(over.map(|row| Step::Close(&row.name)));
+    let listens = (then.of(Kind::Listen)).filter(|row| !now.of(Kind::Listen).any(|it| it == *row));
+    steps.extend(listens.map(|row| Step::Listen(&row.name)));
+    let prepared = (then.of(Kind::Prepared)).filter(|row| !is_there(now, row));
+    steps.extend(prepared.filter_map(|row| {
         Some(match &*row.source {
             b"sql" => Step::Run(row.value.as_deref()?),
             _ => Step::Parse(row),
@@ -95,6 +105,7 @@ pub(super) fn write(steps: &[Step<'_>], own: &str, out: &mut Writer) {
                 let text = row.value.as_deref().unwrap_or_default();
                 out.parse(&row.name, text, &row.types);
             }
+            Step::Close(name) => out.close(name),
             Step::Listen(channel) => {
                 out.run(own, &[b"LISTEN ", &quoted(channel)[..]].concat(), &[]);
             }

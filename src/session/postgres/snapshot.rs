@@ -177,6 +177,18 @@ impl Snapshot {
         (names.len() == columns.len()).then_some(())
     }
 
+    /// The server ends a session like this that does nothing.
+    pub fn times_out(&self) -> bool {
+        let limit = self.setting("idle_session_timeout");
+        limit.is_some_and(|limit| limit != b"0")
+    }
+
+    /// The same of a session that listens to nothing.
+    pub(super) fn without_listens(mut self) -> Self {
+        self.rows.retain(|row| row.kind != Kind::Listen);
+        self
+    }
+
     /// The names of prepared statements, in order.
     pub(super) fn prepared(&self) -> Vec<Box<[u8]>> {
         let mut names: Vec<_> = self

@@ -15,6 +15,7 @@ fn hello() -> ClientHello {
         node: "node-a".into(),
         min_generation: 10,
         patient: false,
+        warm: false,
         pinned: None,
         ring_bytes: 1 << 16,
         nonce: [0xaa; 16],

@@ -95,6 +95,7 @@ impl RdmaConnecting {
             node: request.node,
             min_generation: request.min_generation,
             patient: request.patient,
+            warm: request.warm,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

@@ -432,6 +432,10 @@ impl Incoming for RdmaIncoming {
         self.request.patient
     }
 
+    fn warm(&self) -> bool {
+        self.request.warm
+    }
+
     fn nonce(&self) -> [u8; 16] {
         self.request.nonce
     }

@@ -66,6 +66,7 @@ impl ShmConnecting {
             node: request.node.clone(),
             min_generation: request.min_generation,
             patient: request.patient,
+            warm: request.warm,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

@@ -348,6 +348,10 @@ impl Incoming for ShmIncoming {
         self.request.patient
     }
 
+    fn warm(&self) -> bool {
+        self.request.warm
+    }
+
     fn nonce(&self) -> [u8; 16] {
         self.request.nonce
     }

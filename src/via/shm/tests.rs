@@ -150,6 +150,7 @@ fn a_client_of_another_host_is_told_so() {
         node: "node-a".into(),
         min_generation: 0,
         patient: false,
+        warm: false,
         pinned: None,
         ring_bytes: 4096,
         nonce: nonce().unwrap(),

@@ -61,6 +61,7 @@ impl TcpConnecting {
             node: request.node,
             min_generation: request.min_generation,
             patient: request.patient,
+            warm: request.warm,
             pinned: request.pinned,
             ring_bytes,
             nonce: match request.nonce {

@@ -400,6 +400,10 @@ impl Incoming for TcpIncoming {
         self.request.patient
     }
 
+    fn warm(&self) -> bool {
+        self.request.warm
+    }
+
     fn nonce(&self) -> [u8; 16] {
         self.request.nonce
     }

@@ -139,6 +139,7 @@ fn request(addr: SocketAddr) -> ConnectRequest {
         },
         min_generation: GENERATION - 1,
         patient: false,
+        warm: false,
         pinned: None,
         tls: Tls::Auto,
         shm_dir: "/nonexistent".into(),

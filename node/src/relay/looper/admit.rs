@@ -92,11 +92,15 @@ impl Looper {
             return;
         }
         let served = Arc::clone(&self.shared.served[index]);
-        let Some(generation) = served.active().filter(|_| served.may_serve(now)) else {
-            self.logins.ended(id);
-            incoming.reject(RejectReason::NotActive);
-            self.shared.open.fetch_sub(1, Ordering::AcqRel);
-            return;
+        let admitted = self.admits(&*incoming, index, served.may_serve(now));
+        let (generation, waiting) = match admitted {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                self.logins.ended(id);
+                incoming.reject(reason);
+                self.shared.open.fetch_sub(1, Ordering::AcqRel);
+                return;
+            }
         };
         let peer = incoming.peer();
         let ticketing = (self.shared.lookups[index].as_ref())
@@ -133,6 +137,7 @@ impl Looper {
             %transport,
             peer,
             generation,
+            warm = waiting.is_some(),
             "accepted"
         );
         served.accepted.fetch_add(1, Ordering::Relaxed);
@@ -141,6 +146,7 @@ impl Looper {
             transport: transport.to_string(),
             peer: peer.clone(),
             since_ms: clock::wall_ms(),
+            warm: waiting.is_some(),
             program: program(&peer),
             ..SessionStatus::default()
         };
@@ -156,7 +162,8 @@ impl Looper {
             Arc::clone(&self.shared.node),
             self.shared.resume,
         )
-        .with_tickets(ticketing);
+        .with_tickets(ticketing)
+        .waiting(waiting);
         self.slots.insert(id, Slot::Open(Box::new(session)));
         self.ready.insert(id);
     }

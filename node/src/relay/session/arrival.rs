@@ -65,6 +65,19 @@ impl Session {
         let (Some(arrival), Some(ready)) = (self.arrival.take(), self.ready) else {
             return;
         };
+        if self.was_warm {
+            // It came here long before the loss, and knew nothing of that.
+            tracing::info!(
+                event = "session-moved",
+                server = self.served.name,
+                channel = self.channel.accept.channel_id,
+                peer = self.peer,
+                moves = arrival.moves,
+                warm = true,
+                "goes on here"
+            );
+            return self.show(|status| status.moves = arrival.moves);
+        }
         let ms = |part: Duration| part.as_micros() as f64 / 1000.0;
         let [detection, takeover, resolution, turn, connect] = arrival.parts.map(ms);
         let times = FailoverTimes {

@@ -148,12 +148,13 @@ fn refusals() {
     let late = case.claim_with(&good, &here, "sales", false, NOW + 1);
     assert_eq!(late.err(), Some(Why::Expired));
 
-    // Its server lives: an earlier generation, or the same with its channel open.
+    // Its server lives: an earlier generation, or its channel is open (made before this generation, where it has waited for it).
     for (generation, open, why) in [
         (9, false, Some(Why::Generation)),
         (10, true, Some(Why::Generation)),
         (10, false, None),
-        (11, true, None),
+        (11, true, Some(Why::Generation)),
+        (11, false, None),
     ] {
         let place = place(generation, 1);
         let bytes = case.held().redemption(&place, STARTUP);

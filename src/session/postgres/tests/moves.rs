@@ -444,7 +444,7 @@ fn a_session_is_made_again_as_the_catalogs_tell_it() {
 #[test]
 fn what_is_rounded_is_not_restored() {
     let with = |value: &str| snapshot(&format!("setting|random_page_cost|{value}|rounded|-"));
-    let steps = crate::session::postgres::restore::plan(&with("1.1"), &with("1.2")).len();
+    let steps = crate::session::postgres::restore::plan(&with("1.1"), &with("1.2"), false).len();
     assert_eq!(steps, 0);
     assert!(compare::difference(&with("1.1"), &with("1.2")).is_some());
     assert!(compare::difference(&with("1.1"), &with("1.1")).is_none());
@@ -564,4 +564,126 @@ fn what_is_sent_again_is_sent_last() {
         mover.sent(1);
     }
     assert_eq!(mover.finish().unwrap().onward, Onward::Same(again));
+}
+
+/// What a standby, or the server that it has become, says to the questions about a session.
+fn asked(timeline: &str, table: &str) -> Vec<u8> {
+    [answer_rows(&[row(&["7", timeline, "t"])]), state(table)].concat()
+}
+
+fn restored(table: &str) -> Vec<u8> {
+    [message(b'1', b""), ready(), state(table)].concat()
+}
+
+/// Plays whole steps; what was sent before each.
+fn play_on(mut mover: Mover, script: &[Vec<u8>]) -> (Progress, Vec<String>) {
+    let mut sent = Vec::new();
+    let mut end = Progress::More;
+    for step in script {
+        assert_eq!(end, Progress::More);
+        sent.push(String::from_utf8_lossy(mover.output()).into_owned());
+        mover.sent(mover.output().len());
+        end = mover.received(step);
+    }
+    (end, sent)
+}
+
+fn made(end: Progress) -> Warm {
+    match end {
+        Progress::Done(made) => Warm::from(made),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn made_beforehand() -> Warm {
+    let mut login = script(false).remove(0);
+    login.extend_from_slice(&parameter("in_hot_standby", "on"));
+    let mover = Mover::beforehand(plan(true), startup("user app  "), None, SEED);
+    let there = format!("{FRESH}\n{THEN}");
+    let (end, sent) = play_on(mover, &[login, asked("-", FRESH), restored(&there)]);
+    // What a standby refuses or would not keep is left for later.
+    assert!(!sent[2].contains("\0select 1\0"), "{sent:?}");
+    made(end)
+}
+
+#[test]
+fn a_session_that_was_made_beforehand_is_asked_once() {
+    let there = format!("{FRESH}\n{THEN}");
+    let mut last = parameter("in_hot_standby", "off");
+    last.extend_from_slice(&asked("00000002", &there));
+    let mut plan = plan(false);
+    let before = parameter("in_hot_standby", "off");
+    plan.record.told(b'S', &before[5..], true);
+    let mover = Mover::again(plan, made_beforehand(), SEED);
+    assert!(mover.has_logged_in());
+    let (end, sent) = play_on(mover, &[last]);
+    let Progress::Done(moved) = end else {
+        panic!("{end:?}");
+    };
+    assert!(!sent[0].contains("user app"), "{sent:?}");
+    assert_eq!(moved.identity.timeline, Some(2));
+    assert!(moved.news.is_empty(), "{:?}", moved.news);
+}
+
+#[test]
+fn what_a_session_has_become_since_is_made_up_for() {
+    let there = format!("{FRESH}\n{THEN}");
+    let changed = there.replace("|42|", "|43|");
+    let mut plan = plan(true);
+    plan.state = snapshot(&THEN.replace("|42|", "|43|"));
+    let mover = Mover::again(plan.clone(), made_beforehand(), SEED);
+    let unnamed = [message(b'1', b""), ready()].concat();
+    let mut last = [message(b'1', b""), ready()].concat();
+    last.extend([unnamed, state(&changed)].concat());
+    let (end, sent) = play_on(mover, &[asked("00000002", &there), last]);
+    assert!(matches!(end, Progress::Done(_)), "{end:?}");
+    for part in ["app.tenant", "43", "Sq\0", "q\0select $1\0", "\0select 1\0"] {
+        assert!(sent[1].contains(part), "{part}: {sent:?}");
+    }
+    // It is not taken for what it was.
+    let mover = Mover::again(plan, made_beforehand(), SEED);
+    let mut last = [message(b'1', b""), ready(), message(b'1', b""), ready()].concat();
+    last.extend_from_slice(&state(&there));
+    let (end, _) = play_on(mover, &[asked("00000002", &there), last]);
+    assert!(
+        matches!(end, Progress::Refused(Reason::StateDiffers, _)),
+        "{end:?}"
+    );
+}
+
+#[test]
+fn only_a_standby_is_made_ready_and_only_what_is_none_any_more_is_used() {
+    let there = format!("{FRESH}\n{THEN}");
+    let login = script(false).remove(0);
+    let mover = Mover::beforehand(plan(false), startup("user app  "), None, SEED);
+    let (end, _) = play_on(mover, &[login, asked("00000001", FRESH)]);
+    assert!(
+        matches!(end, Progress::Refused(Reason::OtherServer, _)),
+        "{end:?}"
+    );
+    let again = |identity: &[&str]| {
+        let mover = Mover::again(plan(false), made_beforehand(), SEED);
+        let asked = [answer_rows(&[row(identity)]), state(&there)].concat();
+        play_on(mover, &[asked]).0
+    };
+    assert!(matches!(again(&["7", "-", "t"]), Progress::Again(_)));
+    for other in [["8", "00000002", "t"], ["7", "00000000", "t"]] {
+        let end = again(&other);
+        let refused = matches!(end, Progress::Refused(Reason::OtherServer, _));
+        assert!(refused, "{end:?}");
+    }
+    assert!(matches!(again(&["7", "00000002", "t"]), Progress::Done(_)));
+}
+
+#[test]
+fn what_was_prepared_is_prepared_again_if_settings_have_changed_on_both_sides() {
+    let date = "\nsetting|DateStyle|German|configuration file|-";
+    let mut plan = plan(false);
+    plan.state = snapshot(&format!("{THEN}{date}"));
+    let table = FRESH.replace("ISO, MDY", "German") + "\n" + THEN;
+    let mover = Mover::again(plan, made_beforehand(), SEED);
+    let last = restored(&table);
+    let (end, sent) = play_on(mover, &[asked("00000002", &table), last]);
+    assert!(matches!(end, Progress::Done(_)), "{end:?}");
+    assert!(sent[1].contains("q\0select $1\0"), "{sent:?}");
 }

@@ -159,12 +159,13 @@ fn what_cannot_be_made_again_is_in_the_way() {
 fn steps(then: &str, now: &str) -> Vec<String> {
     let (then, now) = (snapshot(then), snapshot(now));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let steps = restore::plan(&then, &now);
+    let steps = restore::plan(&then, &now, false);
     let steps = steps.iter().map(|step| match step {
         Do::Set(name, value) => format!("{}={}", text(name), text(value)),
         Do::Run(sql) => text(sql),
         Do::Listen(channel) => format!("listen {}", text(channel)),
         Do::Parse(row) => format!("parse {} {:?}", text(&row.name), row.types),
+        Do::Close(name) => format!("close {}", text(name)),
     });
     steps.collect()
 }
@@ -525,4 +526,32 @@ fn a_statement_that_was_read_under_other_settings_stays() {
         observer.learned(&abbreviations, &Policy::default()),
         refused
     );
+}
+
+#[test]
+fn what_was_made_beforehand_becomes_what_the_session_has() {
+    let none: &[&str] = &[];
+    let (q, other) = (
+        "prepared|q|select $1|protocol|{23}",
+        "prepared|q|select $1|protocol|{25}",
+    );
+    assert_eq!(steps(q, q), none);
+    assert_eq!(steps("", q), ["close q"]);
+    assert_eq!(steps(other, q), ["close q", "parse q [25]"]);
+    assert_eq!(steps("listen|a|-|-|-", "listen|a|-|-|-"), none);
+    // A text is read by the settings of the moment: by those that are left, it may mean something else.
+    let date = "setting|DateStyle|German|session|-";
+    assert_eq!(
+        steps(&format!("{q}\n{date}"), q),
+        ["DateStyle=German", "close q", "parse q [23]"]
+    );
+    assert_eq!(
+        steps(q, &format!("{q}\n{date}")),
+        ["DateStyle=ISO, MDY", "close q", "parse q [23]"]
+    );
+    let again = |state: &str| {
+        let (then, now) = (snapshot(state), snapshot(state));
+        restore::plan(&then, &now, true).len()
+    };
+    assert_eq!((again(q), again("")), (2, 0));
 }

@@ -286,6 +286,7 @@ fn why_unavailable() -> String {
         },
         min_generation: 5,
         patient: false,
+        warm: false,
         pinned: None,
         tls: crate::via::Tls::Auto,
         shm_dir: "/nonexistent".into(),

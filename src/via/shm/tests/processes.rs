@@ -46,6 +46,7 @@ fn as_the_child() {
         },
         min_generation: 5,
         patient: false,
+        warm: false,
         pinned: None,
         tls: crate::via::Tls::Auto,
         shm_dir: dir.into(),

@@ -51,6 +51,7 @@ fn hello() -> ClientHandshake {
         node: String::new(),
         min_generation: 0,
         patient: false,
+        warm: false,
         pinned: None,
         ring_bytes: 1 << 12,
         nonce: [1; 16],
