@@ -49,6 +49,7 @@ fuzz_target!(|data: &[u8]| {
             nonce: [2; 16],
             boot_id: [0; 16],
             patient: choice & 16 != 0,
+            warm: false,
             resume,
         });
         for part in bytes.chunks(piece) {

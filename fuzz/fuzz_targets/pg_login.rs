@@ -25,9 +25,9 @@ fuzz_target!(|data: &[u8]| {
                 login.asks();
             }
         }
-        Client::Ticket(bytes) => assert!(bytes <= client.len()),
+        Client::Ticket(bytes) | Client::Arrival(bytes) => assert!(bytes <= client.len()),
         Client::Started => assert!(login.started()),
-        Client::Unwatched | Client::Recognised | Client::Refuse(_) => {}
+        Client::Cancel | Client::Unwatched | Client::Recognised | Client::Refuse(_) => {}
     }
     match login.server(server) {
         Server::Pass(bytes) => assert!(bytes <= server.len()),
