@@ -93,6 +93,7 @@ fn another_process_cancels(engine: &str, subnet: u8, more: &[&str]) {
     };
     let lab = &movable.lab;
     let program = Libpq::compile(lab.dir.path(), "keys");
+    let warm = more.contains(&"--warm");
     for transport in ["shm", "tcp"] {
         let mut debug = Debug::new(lab.dir.path());
         let environment = [("VIANET_DEBUG", &*debug.path)];
@@ -109,9 +110,18 @@ fn another_process_cancels(engine: &str, subnet: u8, more: &[&str]) {
                 debug.statement();
                 client.value(lab, "select 1");
                 assert_eq!(debug.movable(), "yes");
+                let until_said = |what: &str| {
+                    let end = Instant::now() + LIMIT;
+                    while warm && debug.text().matches(what).count() < round as usize {
+                        assert!(Instant::now() < end, "{what}: {}", debug.text());
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                };
+                until_said(": warm: yes");
                 let lost = movable.lose();
-                debug.statement();
                 client.value(lab, "select 2");
+                until_said(", warm");
+                debug.statement();
                 movable.bring_back(lost);
             }
             let serves = lab.status()["active"]["sales"].as_str().unwrap().to_owned();
@@ -147,4 +157,9 @@ fn another_process_cancels_where_the_session_is_now() {
 #[test]
 fn another_process_cancels_where_nobody_is_asked_for_a_password() {
     another_process_cancels("postgres-shared", 157, &["--trust"]);
+}
+
+#[test]
+fn another_process_cancels_where_the_session_waited() {
+    another_process_cancels("postgres", 158, &["--warm", "10", "--trust"]);
 }
