@@ -151,7 +151,9 @@ impl Round {
             && !end.load(Ordering::Acquire)
             && books.with(|books| books.wrong.is_empty())
         {
-            std::thread::sleep(Duration::from_millis(random.below(300)));
+            // A session has to have been made on the standby by then, now and then.
+            let pause = if self.warm { 3_000 } else { 300 };
+            std::thread::sleep(Duration::from_millis(random.below(pause)));
             let fault = self.draw(&mut random);
             let losses = &mut result.losses;
             let loses = || {

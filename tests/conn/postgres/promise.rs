@@ -379,9 +379,9 @@ fn a_transaction_that_is_lost_twice_is_told_once() {
         let fd = log_in(&bed, transport);
         movable(fd);
         assert_eq!(told(fd, &simple("begin")), "CBEGIN ZT");
-        // The other server is lost in the middle of it, and once more.
+        // The other server is lost in the middle of making the session again, and once more.
         bed.b.sql().only_breaks.store(true, Ordering::SeqCst);
-        bed.b.sql().left.store(400, Ordering::SeqCst);
+        bed.b.sql().left.store(200, Ordering::SeqCst);
         lose(&bed, fd);
         assert_eq!(told(fd, &simple("insert second")), LOST);
         assert_eq!(told(fd, &simple("rollback")), "CROLLBACK ZI");
