@@ -2,7 +2,8 @@
 //! where the session has moved, the key of its login, by which applications and those whom they told know it.
 //!
 //! What a stranger can claim is little. A key that a session has now is never anybody else's; of those who claim the same older
-//! key the first one stays, as long as its channel does; and a claim leads to the claimer's own backend, never to another.
+//! key the first one stays, as long as its channel does, and then the next one has it; and a claim leads to the claimer's own
+//! backend, never to another.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -16,8 +17,8 @@ struct Known {
     sessions: HashMap<u64, Keys>,
     /// Channels by the keys that their backends have now.
     now: HashMap<Box<[u8]>, u64>,
-    /// Channels by the keys of their logins, of those that have moved.
-    before: HashMap<Box<[u8]>, u64>,
+    /// Channels by the keys of their logins, of those that have moved; the first one is meant.
+    before: HashMap<Box<[u8]>, Vec<u64>>,
     /// Channels whose key is hidden by encryption between driver and server.
     hidden: HashSet<u64>,
 }
@@ -49,7 +50,11 @@ impl Cancels {
         };
         known.now.insert(keys.now.clone(), channel);
         if let Some(before) = &keys.before {
-            known.before.entry(before.clone()).or_insert(channel);
+            known
+                .before
+                .entry(before.clone())
+                .or_default()
+                .push(channel);
         }
         known.sessions.insert(channel, keys);
     }
@@ -67,7 +72,8 @@ impl Cancels {
     /// Whom the key in a request to cancel means.
     pub fn meant(&self, key: &[u8]) -> Meant {
         let known = self.0.lock();
-        let channel = known.now.get(key).or_else(|| known.before.get(key));
+        let before = || known.before.get(key)?.first();
+        let channel = known.now.get(key).or_else(before);
         match channel.and_then(|channel| known.sessions.get(channel)) {
             Some(keys) => Meant::Backend(keys.now.clone()),
             None if known.hidden.is_empty() => Meant::Nobody,
@@ -82,14 +88,16 @@ impl Known {
         let Some(keys) = self.sessions.remove(&channel) else {
             return;
         };
-        let forget = |keys: &mut HashMap<Box<[u8]>, u64>, key: &[u8]| {
-            if keys.get(key) == Some(&channel) {
-                keys.remove(key);
+        if self.now.get(&keys.now) == Some(&channel) {
+            self.now.remove(&keys.now);
+        }
+        if let Some(before) = &keys.before
+            && let Some(claims) = self.before.get_mut(before)
+        {
+            claims.retain(|it| *it != channel);
+            if claims.is_empty() {
+                self.before.remove(before);
             }
-        };
-        forget(&mut self.now, &keys.now);
-        if let Some(before) = &keys.before {
-            forget(&mut self.before, before);
         }
     }
 }
@@ -135,7 +143,18 @@ mod tests {
         cancels.ended(3);
         assert_eq!(cancels.meant(b"pid1key1"), backend(b"pid1key1"));
         assert_eq!(cancels.meant(b"firstkey"), backend(b"pid2key2"));
+        // Who claimed it too has it once the first one is gone: the same session may have come here twice.
+        cancels.logged_in(6, b"pid6key6", Some(b"firstkey"));
+        cancels.logged_in(7, b"pid7key7", Some(b"firstkey"));
+        cancels.ended(2);
+        assert_eq!(cancels.meant(b"firstkey"), backend(b"pid6key6"));
+        cancels.ended(7);
+        assert_eq!(cancels.meant(b"firstkey"), backend(b"pid6key6"));
+        cancels.ended(6);
+        assert_eq!(cancels.meant(b"firstkey"), Meant::Nobody);
+        assert!(cancels.0.lock().before.is_empty());
         // A backend's key, once that is gone, is another's.
+        cancels.logged_in(2, b"pid2key2", Some(b"firstkey"));
         cancels.logged_in(5, b"pid2key2", None);
         cancels.ended(2);
         assert_eq!(cancels.meant(b"pid2key2"), backend(b"pid2key2"));
