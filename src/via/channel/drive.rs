@@ -173,6 +173,8 @@ impl Channel {
         {
             // Calls come in and nobody watches: a sender that never finds the ring full does not read.
             self.drive_rx();
+            // This was no reading of theirs: the next tick reads as well.
+            self.watch.read.store(0, Ordering::Relaxed);
         }
     }
 

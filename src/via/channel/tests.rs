@@ -237,6 +237,13 @@ fn a_tick_leaves_the_wire_to_who_reads_it() {
         assert_eq!(driven, !left_alone, "the sender reads: {reads}");
     }
     assert_eq!(channel.readable(), 2);
+    // What the tick before has read is nobody else's reading.
+    for more in 3..6 {
+        send(&channel);
+        assert_eq!(rustix::net::send(&peer, b"x", SendFlags::empty()), Ok(1));
+        channel.tick();
+        assert_eq!(channel.readable(), more);
+    }
 }
 
 /// A sender comes while the pilot drives, leaves its bytes to the pilot and is gone. They do not fit, and the pilot goes
