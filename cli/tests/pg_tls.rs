@@ -219,6 +219,21 @@ fn the_drivers_own_tls_passes_through() {
     let why = "lets vianet_nobody in over TLS without a proof";
     assert!(lab.logs().contains(why), "{}", lab.logs());
 
+    // What initdb writes, with the lines for databases mended and that for replication left.
+    let replication = format!("host replication all 127.0.0.0/8 trust\n{good}");
+    std::fs::write(&rules, replication).unwrap();
+    lab.superuser("shared", "select pg_reload_conf()");
+    let why = "lets vianet_nobody for replication in over TLS without a proof";
+    let end = Instant::now() + LIMIT;
+    while !lab.logs().contains(why) {
+        assert!(
+            !ask().status.success() && Instant::now() < end,
+            "{}",
+            lab.logs()
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+
     std::fs::write(&rules, &good).unwrap();
     lab.superuser("shared", "select pg_reload_conf()");
     let end = Instant::now() + LIMIT;

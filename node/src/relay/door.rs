@@ -1,8 +1,8 @@
 //! Whether the SQL server lets strangers in unasked who come over TLS from the relay's address.
 //!
 //! A login inside TLS of the driver cannot be watched ([`super::pg_login`]). So before TLS passes through, the relay knocks itself: as
-//! nobody, and as PostgreSQL's superuser. An access rule that trusts its address lets one of them in, and then no TLS passes. What a
-//! rule for one other role alone says is not found out this way; who writes such a rule names the role.
+//! nobody, and as PostgreSQL's superuser, each for a database and for replication. An access rule that trusts its address lets one of
+//! them in, and then no TLS passes. What a rule for one other role or database alone says is not found out this way; who writes such a rule names the role.
 
 use super::upstream;
 use crate::config::{self, Upstream};
@@ -24,10 +24,20 @@ const LIMIT: Duration = Duration::from_secs(2);
 const GOOD: Duration = Duration::from_secs(60);
 /// A bad one: somebody may be mending it.
 const BAD: Duration = Duration::from_secs(5);
-/// A name that nobody has, and one that has everything.
-const WHO: [&str; 2] = ["vianet_nobody", "postgres"];
-/// Beside the superuser.
-const DATABASE: &str = "postgres";
+/// Who knocks, as what: a name that nobody has, and one that has everything. Replication, which is a copy of everything, has
+/// rules of its own, and they are there from the start.
+const KNOCKS: [(&str, &[&str]); 4] = [
+    ("vianet_nobody", &["vianet_nobody", "database", "postgres"]),
+    ("postgres", &["postgres", "database", "postgres"]),
+    (
+        "vianet_nobody for replication",
+        &["vianet_nobody", "replication", "true"],
+    ),
+    (
+        "postgres for replication",
+        &["postgres", "replication", "true"],
+    ),
+];
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 4, 210, 22, 47];
 const PROTOCOL_3_0: u32 = 3 << 16;
 const AUTHENTICATION_OK: &[u8] = &[0, 0, 0, 0];
@@ -42,6 +52,8 @@ pub enum Found {
     /// It could not be found out; why.
     Unknown(String),
 }
+
+type Work = Box<dyn FnOnce() + Send>;
 
 /// One SQL server's. Never blocks.
 #[derive(Default)]
@@ -58,20 +70,31 @@ enum State {
 impl Door {
     /// What is known; `None`: not yet, ask again soon.
     pub fn found(&self, server: &config::Server) -> Option<Found> {
+        let begin = |work: Work| {
+            let thread = std::thread::Builder::new().name("door".into());
+            thread.spawn(work).map(drop)
+        };
+        self.found_by(server, begin)
+    }
+
+    fn found_by(
+        &self,
+        server: &config::Server,
+        begin: impl FnOnce(Work) -> io::Result<()>,
+    ) -> Option<Found> {
         let mut state = self.0.lock();
         match &*state {
             State::Knocking => None,
             State::Known(found, since) if since.elapsed() < lasts(found) => Some(found.clone()),
             _ => {
                 *state = State::Knocking;
-                let (state, server) = (Arc::clone(&self.0), server.clone());
+                let (shared, server) = (Arc::clone(&self.0), server.clone());
                 let knock = move || {
                     let found = knock(&server).unwrap_or_else(|e| Found::Unknown(e.to_string()));
-                    *state.lock() = State::Known(found, Instant::now());
+                    *shared.lock() = State::Known(found, Instant::now());
                 };
-                let thread = std::thread::Builder::new().name("door".into());
-                if let Err(e) = thread.spawn(knock) {
-                    *self.0.lock() = State::Known(Found::Unknown(e.to_string()), Instant::now());
+                if let Err(e) = begin(Box::new(knock)) {
+                    *state = State::Known(Found::Unknown(e.to_string()), Instant::now());
                 }
                 None
             }
@@ -87,7 +110,7 @@ fn lasts(found: &Found) -> Duration {
 }
 
 fn knock(server: &config::Server) -> io::Result<Found> {
-    for who in WHO {
+    for (who, login) in KNOCKS {
         let mut stream = connect(server)?;
         stream.write_all(SSL_REQUEST)?;
         let mut answer = [0];
@@ -99,21 +122,24 @@ fn knock(server: &config::Server) -> io::Result<Found> {
         let name = "vianet".try_into().map_err(io::Error::other)?;
         let mut tls =
             rustls::ClientConnection::new(tls::config()?, name).map_err(io::Error::other)?;
-        if let Some(found) = ask(&mut rustls::Stream::new(&mut tls, &mut stream), who)? {
+        if let Some(found) = ask(&mut rustls::Stream::new(&mut tls, &mut stream), who, login)? {
             return Ok(found);
         }
     }
     Ok(Found::Asks)
 }
 
-/// `None`: this one is not let in.
-fn ask(stream: &mut (impl Read + Write), who: &'static str) -> io::Result<Option<Found>> {
+/// `None`: this one, who logs in with a name and such words, is not let in.
+fn ask(
+    stream: &mut (impl Read + Write),
+    who: &'static str,
+    login: &[&str],
+) -> io::Result<Option<Found>> {
     let mut out = Outbox::default();
     out.sized(|body| {
         body.extend(PROTOCOL_3_0.to_be_bytes());
-        for text in ["user", who, "database", DATABASE] {
-            put_text(body, text);
-        }
+        put_text(body, "user");
+        login.iter().for_each(|text| put_text(body, text));
         body.push(0);
     });
     out.flush(stream)?;

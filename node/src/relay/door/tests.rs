@@ -24,7 +24,11 @@ const REFUSED: &[u8] = b"E\0\0\0\x0eC28000\0M!\0\0";
 #[track_caller]
 fn answer(said: &'static [u8]) -> io::Result<Option<Found>> {
     let mut server = Said(said, Vec::new());
-    let found = ask(&mut server, "somebody");
+    let found = ask(
+        &mut server,
+        "somebody",
+        &["somebody", "database", "postgres"],
+    );
     let startup = b"\0\0\0\x29\0\x03\0\0user\0somebody\0database\0postgres\0\0";
     assert_eq!(server.1, startup);
     found
@@ -68,4 +72,20 @@ fn anything_else_is_no_answer() {
     ] {
         assert!(answer(said).is_err(), "{said:?}");
     }
+}
+
+/// Where no thread can be had nothing is found out, and nobody waits for it for ever.
+#[test]
+fn no_thread_no_answer() {
+    let config = "name = \"sales\"\nupstream = \"127.0.0.1:5432\"";
+    let (server, (said, heard)) = (toml::from_str(config).unwrap(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let door = Door::default();
+        let none = |_| Err(io::Error::other("no thread"));
+        let first = door.found_by(&server, none);
+        said.send((first, door.found(&server))).unwrap();
+    });
+    let known = heard.recv_timeout(Duration::from_secs(60));
+    let unknown = Some(Found::Unknown("no thread".into()));
+    assert_eq!(known, Ok((None, unknown)));
 }
