@@ -209,6 +209,26 @@ fn where_the_server_lets_in_whom_it_likes() {
     sessions_are_reached(224, Protocol::Raw, true);
 }
 
+/// Who asks need not stay to hear that it was done.
+#[test]
+fn a_request_counts_whatever_becomes_of_who_asks() {
+    for (subnet, protocol) in [(198, Protocol::Postgres), (199, Protocol::Raw)] {
+        let bed = Bed::new(subnet, protocol, false);
+        let key = [9; 36];
+        let session = bed.session(Transport::Shm, &key, None);
+        for round in 0..100 {
+            let transport = BOTH[round % 2];
+            let client = bed.connect(transport);
+            client.send(&packet(80_877_102, &key));
+            client.channel.end(EndReason::Closed);
+            until(&format!("request {round} over {transport}"), || {
+                (bed.server.canceled() == [key]).then_some(())
+            });
+        }
+        session.channel.end(EndReason::Closed);
+    }
+}
+
 /// A session that encrypts to its server cannot be seen, and its driver may still cancel in clear.
 #[test]
 fn keys_that_are_hidden_are_the_servers_matter() {

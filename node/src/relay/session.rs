@@ -336,7 +336,16 @@ impl Session {
                 }
                 self.login = None;
             }
-            Some(login) if !login.guessing() => return Some(Turn::Over(why)),
+            Some(login) if !login.guessing() => {
+                // A login comes to nothing. A request to cancel counts: nobody need stay to hear of it.
+                if let Err(over) = self.login_from_client(now) {
+                    return Some(Turn::Over(over));
+                }
+                if !self.login_unwatched {
+                    return Some(Turn::Over(why));
+                }
+                self.login = None;
+            }
             _ => {}
         }
         // What the client's `send` accepted reaches the server, whatever became of the client.
