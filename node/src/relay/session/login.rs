@@ -72,6 +72,12 @@ impl Session {
                             self.login_in.clear();
                         }
                         self.login_unwatched = true;
+                        self.flush_rest(now);
+                        if self.login_in.is_empty() {
+                            // At once: what a client puts into shared memory behind its end must not go on unwatched.
+                            self.client_shut = true;
+                            let _ = rustix::net::shutdown(&self.upstream, Shutdown::Write);
+                        }
                     }
                     if n == 0 {
                         return Ok(moved);
