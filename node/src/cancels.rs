@@ -2,7 +2,8 @@
 //! where the session has moved, the key of its login, by which applications and those whom they told know it.
 //!
 //! What a stranger can claim is little. A key that a session has now is never anybody else's; of those who claim the same older
-//! key the first one stays, as long as its channel does; and a claim leads to the claimer's own backend, never to another.
+//! key the first one is meant, as long as its channel is there, then the next (a session that has waited here may go on on another
+//! channel, which is there before that one has gone); and a claim leads to the claimer's own backend, never to another.
 
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
@@ -16,8 +17,8 @@ struct Known {
     sessions: HashMap<u64, Keys>,
     /// Channels by the keys that their backends have now.
     now: HashMap<Box<[u8]>, u64>,
-    /// Channels by the keys of their logins, of those that have moved.
-    before: HashMap<Box<[u8]>, u64>,
+    /// Channels by the keys of their logins, of those that have moved, in the order in which they came; none is empty.
+    before: HashMap<Box<[u8]>, Vec<u64>>,
     /// Channels whose key is hidden by encryption between driver and server.
     hidden: HashSet<u64>,
 }
@@ -49,7 +50,7 @@ impl Cancels {
         };
         known.now.insert(keys.now.clone(), channel);
         if let Some(before) = &keys.before {
-            known.before.entry(before.clone()).or_insert(channel);
+            known.before.entry(before.clone()).or_default().push(channel);
         }
         known.sessions.insert(channel, keys);
     }
@@ -67,7 +68,8 @@ impl Cancels {
     /// Whom the key in a request to cancel means.
     pub fn meant(&self, key: &[u8]) -> Meant {
         let known = self.0.lock();
-        let channel = known.now.get(key).or_else(|| known.before.get(key));
+        let before = || known.before.get(key)?.first();
+        let channel = known.now.get(key).or_else(before);
         match channel.and_then(|channel| known.sessions.get(channel)) {
             Some(keys) => Meant::Backend(keys.now.clone()),
             None if known.hidden.is_empty() => Meant::Nobody,
@@ -82,14 +84,16 @@ impl Known {
         let Some(keys) = self.sessions.remove(&channel) else {
             return;
         };
-        let forget = |keys: &mut HashMap<Box<[u8]>, u64>, key: &[u8]| {
-            if keys.get(key) == Some(&channel) {
-                keys.remove(key);
+        if self.now.get(&keys.now) == Some(&channel) {
+            self.now.remove(&keys.now);
+        }
+        if let Some(before) = &keys.before
+            && let Some(claims) = self.before.get_mut(before)
+        {
+            claims.retain(|claim| *claim != channel);
+            if claims.is_empty() {
+                self.before.remove(before);
             }
-        };
-        forget(&mut self.now, &keys.now);
-        if let Some(before) = &keys.before {
-            forget(&mut self.before, before);
         }
     }
 }
@@ -140,6 +144,20 @@ mod tests {
         cancels.ended(2);
         assert_eq!(cancels.meant(b"pid2key2"), backend(b"pid2key2"));
         assert_eq!(cancels.meant(b"firstkey"), Meant::Nobody);
+    }
+
+    /// One that has waited beside the standby ends only once its session goes on on another channel.
+    #[test]
+    fn who_claimed_later_is_meant_once_the_first_has_gone() {
+        let cancels = Cancels::default();
+        cancels.logged_in(1, b"pid1key1", Some(b"firstkey"));
+        cancels.logged_in(2, b"pid2key2", Some(b"firstkey"));
+        assert_eq!(cancels.meant(b"firstkey"), backend(b"pid1key1"));
+        cancels.ended(1);
+        assert_eq!(cancels.meant(b"firstkey"), backend(b"pid2key2"));
+        cancels.ended(2);
+        assert_eq!(cancels.meant(b"firstkey"), Meant::Nobody);
+        assert!(cancels.0.lock().before.is_empty());
     }
 
     #[test]
