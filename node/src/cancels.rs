@@ -50,7 +50,11 @@ impl Cancels {
         };
         known.now.insert(keys.now.clone(), channel);
         if let Some(before) = &keys.before {
-            known.before.entry(before.clone()).or_default().push(channel);
+            known
+                .before
+                .entry(before.clone())
+                .or_default()
+                .push(channel);
         }
         known.sessions.insert(channel, keys);
     }
