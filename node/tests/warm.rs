@@ -5,6 +5,7 @@ mod common;
 use common::client::{Client, connect, connect_as_soon, request};
 use common::{Lab, calm, until};
 use vianet::resolve::Role;
+use vianet::via::switchover::ACTIVE;
 use vianet::via::{Broken, ConnectError, ConnectRequest, EndReason, RejectReason, Transport};
 use vianet_node::config::{Node, Protocol};
 
@@ -140,10 +141,27 @@ fn what_waits_stands_still_during_a_takeover_and_goes_on_behind_it() {
         client.expect(b"meanwhile");
         until("it is told", || {
             let _ = client.channel.drive();
-            (client.channel.wire.told() == vianet::via::switchover::ACTIVE).then_some(())
+            (client.channel.wire.told() == ACTIVE).then_some(())
         });
         client.send(b"after");
         client.expect(b"after");
+    }
+    // Who looks at the sessions meanwhile does not take the word back: a client may need it later.
+    let look = vianet_node::control::Request::Look {
+        server: "sales".into(),
+    };
+    lab.nodes[1].control(&look).unwrap();
+    until("they were looked at", || {
+        let looking = lab.nodes[1].status().servers[0].looking;
+        (!looking).then_some(())
+    });
+    for client in &clients {
+        client.send(b"looked at");
+        client.expect(b"looked at");
+        until("it is told still", || {
+            let _ = client.channel.drive();
+            (client.channel.wire.told() == ACTIVE).then_some(())
+        });
     }
     assert_eq!(waiting(&lab, 1), 0);
     assert_eq!(lab.nodes[1].status().servers[0].sessions.len(), 2);

@@ -183,7 +183,8 @@ impl Looper {
             if let Slot::Open(session) = slot
                 && session.index == index
             {
-                session.channel.wire.say(&session.channel, word);
+                let said = session.word(word);
+                session.channel.wire.say(&session.channel, said);
             }
         }
     }

@@ -214,6 +214,7 @@ impl Driver {
     pub(super) fn forget(&mut self, todo: &mut Todo<'_>) {
         if self.over {
             self.drop_warm(todo.set);
+            todo.standbys.leave(self.conn.id);
             todo.turnstile.leave(self.conn.id);
             todo.probes.remove(self.conn.id, todo.set);
             self.unwatch_far(todo);

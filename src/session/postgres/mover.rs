@@ -132,6 +132,8 @@ enum Step {
     AskLasting,
     Begin,
     Abort,
+    /// It is made. What the server says of itself behind its last answer comes whole.
+    Made,
     /// Everything is done but what is sent again.
     Again,
 }
@@ -282,6 +284,9 @@ impl Mover {
                 return end;
             }
         }
+        if self.step == Step::Made && self.whole == self.come.len() {
+            return self.done();
+        }
         match self.come.len() > MOST {
             true => Progress::Refused(Reason::TooLarge, "the answer is too long".into()),
             false => Progress::More,
@@ -387,22 +392,24 @@ impl Mover {
                 }
                 self.known = come.into();
                 self.wrote = now.written();
-                if let Onward::Same(_) = self.plan.onward {
-                    return self.done();
+                match self.plan.onward {
+                    Onward::Same(_) => Step::Made,
+                    _ => {
+                        self.ask_lasting();
+                        Step::AskLasting
+                    }
                 }
-                self.ask_lasting();
-                Step::AskLasting
             }
             Step::AskLasting => {
                 undoes(come)?;
                 match self.plan.onward {
                     Onward::Aborted => Step::Begin,
-                    _ => return self.done(),
+                    _ => Step::Made,
                 }
             }
             Step::Begin => Step::Abort,
-            Step::Abort => return self.done(),
-            Step::Again => Step::Again,
+            Step::Abort => Step::Made,
+            step @ (Step::Made | Step::Again) => step,
         };
         Ok(())
     }
@@ -483,7 +490,7 @@ impl Mover {
         }
     }
 
-    fn done(&mut self) -> Result<(), Progress> {
+    fn done(&mut self) -> Progress {
         let mut news = std::mem::take(&mut self.news);
         for (name, value) in &self.after.parameters {
             let before = self.plan.record.parameters.iter();
@@ -495,7 +502,7 @@ impl Mover {
         }
         let Some(identity) = self.identity.take() else {
             let why = "the server is not known".into();
-            return Err(Progress::Refused(Reason::UnknownState, why));
+            return Progress::Refused(Reason::UnknownState, why);
         };
         let moved = Box::new(Moved {
             identity,
@@ -510,9 +517,9 @@ impl Mover {
                 self.out.extend_from_slice(again);
                 self.moved = Some(moved);
                 self.step = Step::Again;
-                Ok(())
+                Progress::More
             }
-            _ => Err(Progress::Done(moved)),
+            _ => Progress::Done(moved),
         }
     }
 }

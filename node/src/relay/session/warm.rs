@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use vianet::resolve::Generation;
+use vianet::via::switchover::{ACTIVE, Order};
 
 /// A place among those that wait, given back when this goes.
 pub struct Waiting {
@@ -49,6 +50,15 @@ impl Session {
         }
         if let Some(desk) = &self.served.desk {
             desk.goes_on(channel, generation);
+        }
+    }
+
+    /// What its client is told where this is ordered: with no order, that this node is active, if it has waited for that. (It may
+    /// not have come to need it yet.)
+    pub fn word(&self, order: u8) -> u8 {
+        match self.was_warm && Order::from_wire(order) == Order::None {
+            true => ACTIVE,
+            false => order,
         }
     }
 

@@ -544,6 +544,25 @@ fn what_a_rollback_does_not_undo_is_asked_for() {
     }
 }
 
+/// A server may say something as soon as the session is made: one that listens hears of what was notified.
+#[test]
+fn what_comes_right_behind_the_last_answer_is_kept() {
+    let told = message(b'A', b"\0\0\0\x07jobs\x001\0");
+    for split in 0..=told.len() {
+        let mut script = script(false);
+        let (now, later) = told.split_at(split);
+        script.last_mut().unwrap().extend_from_slice(now);
+        if split > 0 && !later.is_empty() {
+            script.push(later.to_vec());
+        }
+        let (end, _) = play(plan(false), &script, 100_000);
+        let Progress::Done(moved) = end else {
+            panic!("{split}: {end:?}");
+        };
+        assert!(split == 0 || moved.news == told, "{split}");
+    }
+}
+
 #[test]
 fn what_is_sent_again_is_sent_last() {
     let again = b"Q\0\0\0\x20select".to_vec();
